@@ -1,0 +1,256 @@
+/**
+ * What a guest can see of an image: every cluster of the active layer and of every snapshot, virtual
+ * machine state included, and what the header and the snapshot table say of them. Comparison is by
+ * content and independent of where things are in the file.
+ */
+import { compressedExtent, readLayout, type ImageLayout } from './oracle-layout.js';
+
+/** How an image looked: its own copy of the bytes, and where the guest's clusters are in it. */
+export interface GuestView {
+  readonly layout: ImageLayout;
+}
+
+const UNALLOCATED = 0;
+const ZERO = 1;
+const PRESENT = 2;
+const COMPRESSED = 3;
+const KIND_NAMES = ['unallocated', 'zero', 'data', 'compressed'];
+/** Parts of the header that compaction may change: three table offsets and one table size. */
+const UNCHANGING_HEADER = [
+  [0, 40],
+  [60, 64],
+  [72, Infinity],
+] as const;
+
+export function guestView(bytes: Uint8Array): GuestView {
+  const layout = readLayout(Uint8Array.from(bytes));
+  if (typeof layout === 'string') {
+    throw new Error(layout);
+  }
+  if (layout.faults.length > 0) {
+    throw new Error(layout.faults.join('\n'));
+  }
+  return { layout };
+}
+
+/** Null when the guest sees the same; otherwise the first difference. */
+export function compareGuestView(before: GuestView, bytes: Uint8Array): string | null {
+  const after = readLayout(bytes);
+  if (typeof after === 'string') {
+    return after;
+  }
+  return (
+    compareHeaders(before.layout, after) ??
+    compareSnapshotTables(before.layout, after) ??
+    new Comparison(before.layout, after).run()
+  );
+}
+
+/**
+ * The bytes that the guest reads: from the active layer (-1) or from the snapshot with that index,
+ * for an image without a backing file and without compressed clusters.
+ */
+export function readGuest(view: GuestView, layer = -1): Uint8Array {
+  const { layout } = view;
+  const { clusterSize, virtualSize } = layout;
+  const { l1Offset, l1Size } = layer < 0 ? layout : snapshotAt(layout, layer);
+  const result = new Uint8Array(virtualSize);
+  const entries = clusterSize / 8;
+  for (let guest = 0; guest * clusterSize < virtualSize; guest++) {
+    const l1Index = Math.floor(guest / entries);
+    const l2 = l1Index < l1Size ? targetAt(layout, l1Offset + l1Index * 8) : 0;
+    const slot = l2 + (guest % entries) * 8;
+    const kind = l2 === 0 ? UNALLOCATED : kindAt(layout, slot);
+    if (kind === COMPRESSED) {
+      throw new Error(`guest cluster ${guest} is compressed`);
+    }
+    if (kind === PRESENT) {
+      const start = targetAt(layout, slot);
+      const data = layout.image.subarray(start, start + clusterSize);
+      result.set(
+        data.subarray(0, Math.min(clusterSize, virtualSize - guest * clusterSize)),
+        guest * clusterSize,
+      );
+    }
+  }
+  return result;
+}
+
+function snapshotAt(layout: ImageLayout, index: number): { l1Offset: number; l1Size: number } {
+  const snapshot = layout.snapshots[index];
+  if (snapshot === undefined) {
+    throw new Error(`no snapshot with index ${index}`);
+  }
+  return snapshot;
+}
+
+function compareHeaders(before: ImageLayout, after: ImageLayout): string | null {
+  for (const [start, limit] of UNCHANGING_HEADER) {
+    const end = Math.min(limit, before.clusterSize);
+    if (end > after.image.length || before.image.compare(after.image, start, end, start, end) !== 0) {
+      return `the header cluster differs in bytes ${start} to ${end - 1}`;
+    }
+  }
+  return null;
+}
+
+/** All of each entry counts, except where the snapshot's L1 table is. */
+function compareSnapshotTables(before: ImageLayout, after: ImageLayout): string | null {
+  if (after.faults.length > 0) {
+    return after.faults[0] ?? null;
+  }
+  for (const [index, { start, end }] of before.snapshots.entries()) {
+    const from = before.snapshotsOffset + start + 8;
+    const to = after.snapshotsOffset + start + 8;
+    const length = end - start - 8;
+    if (
+      to + length > after.image.length ||
+      before.image.compare(after.image, to, to + length, from, from + length) !== 0
+    ) {
+      return `entry ${index} of the snapshot table differs`;
+    }
+  }
+  return null;
+}
+
+class Comparison {
+  /** The cluster of `after` last found equal to this cluster of `before`, plus one. */
+  private readonly equalData: Int32Array;
+  private readonly equalL2: Int32Array;
+
+  constructor(
+    private readonly before: ImageLayout,
+    private readonly after: ImageLayout,
+  ) {
+    this.equalData = new Int32Array(before.clusterCount);
+    this.equalL2 = new Int32Array(before.clusterCount);
+  }
+
+  run(): string | null {
+    const { before, after } = this;
+    const active = this.compareLayer(before.l1Offset, after.l1Offset, before.l1Size);
+    if (active !== null) {
+      return `active layer, ${active}`;
+    }
+    for (const [index, snapshot] of before.snapshots.entries()) {
+      const moved = snapshotAt(after, index);
+      const difference = this.compareLayer(snapshot.l1Offset, moved.l1Offset, snapshot.l1Size);
+      if (difference !== null) {
+        return `snapshot ${snapshot.id}, ${difference}`;
+      }
+    }
+    return null;
+  }
+
+  private compareLayer(l1Before: number, l1After: number, l1Size: number): string | null {
+    const { before, after } = this;
+    if (l1Size > 0 && l1After + l1Size * 8 > after.image.length) {
+      return 'L1 table beyond the end of the file';
+    }
+    for (let index = 0; index < l1Size; index++) {
+      const l2Before = targetAt(before, l1Before + index * 8);
+      const l2After = targetAt(after, l1After + index * 8);
+      if (l2Before === 0 && l2After === 0) {
+        continue;
+      }
+      const difference = this.compareL2(l2Before, l2After);
+      if (difference !== null) {
+        return `L1 entry ${index}, ${difference}`;
+      }
+    }
+    return null;
+  }
+
+  /** Offset 0 stands for a table in which nothing is allocated. */
+  private compareL2(l2Before: number, l2After: number): string | null {
+    const { before, after } = this;
+    const { clusterSize } = before;
+    const memo = l2Before / clusterSize;
+    if (l2Before !== 0 && this.equalL2[memo] === l2After / clusterSize + 1) {
+      return null;
+    }
+    if (l2Before + clusterSize > before.image.length || l2After + clusterSize > after.image.length) {
+      return 'L2 table beyond the end of the file';
+    }
+    for (let position = 0; position < clusterSize; position += 8) {
+      const kind = l2Before === 0 ? UNALLOCATED : kindAt(before, l2Before + position);
+      const kindAfter = l2After === 0 ? UNALLOCATED : kindAt(after, l2After + position);
+      if (kind !== kindAfter) {
+        return `L2 entry ${position / 8}: was ${KIND_NAMES[kind]}, is ${KIND_NAMES[kindAfter]}`;
+      }
+      if (
+        kind === PRESENT &&
+        !this.sameData(targetAt(before, l2Before + position), targetAt(after, l2After + position))
+      ) {
+        return `L2 entry ${position / 8}: the data differ`;
+      }
+      if (kind === COMPRESSED && !this.sameExtent(l2Before + position, l2After + position)) {
+        return `L2 entry ${position / 8}: the compressed data differ`;
+      }
+    }
+    this.equalL2[memo] = l2After / clusterSize + 1;
+    return null;
+  }
+
+  private sameData(from: number, to: number): boolean {
+    const { clusterSize } = this.before;
+    const memo = from / clusterSize;
+    const marker = to / clusterSize + 1;
+    if (this.equalData[memo] === marker) {
+      return true;
+    }
+    const same = sameBytes(this.before.image, from, this.after.image, to, clusterSize);
+    if (same) {
+      this.equalData[memo] = marker;
+    }
+    return same;
+  }
+
+  private sameExtent(slotBefore: number, slotAfter: number): boolean {
+    const from = extentAt(this.before, slotBefore);
+    const to = extentAt(this.after, slotAfter);
+    return (
+      from.length === to.length &&
+      sameBytes(this.before.image, from.offset, this.after.image, to.offset, from.length)
+    );
+  }
+}
+
+function targetAt(layout: ImageLayout, slot: number): number {
+  return (
+    (layout.view.getUint32(slot) & 0x00ffffff) * 0x1_0000_0000 +
+    ((layout.view.getUint32(slot + 4) & 0xfffffe00) >>> 0)
+  );
+}
+
+function kindAt(layout: ImageLayout, slot: number): number {
+  const high = layout.view.getUint32(slot);
+  const low = layout.view.getUint32(slot + 4);
+  if (high === 0 && low === 0) {
+    return UNALLOCATED;
+  }
+  if ((high & 0x40000000) !== 0) {
+    return COMPRESSED;
+  }
+  if ((low & 1) !== 0) {
+    return ZERO;
+  }
+  return (high & 0x00ffffff) === 0 && (low & 0xfffffe00) === 0 ? UNALLOCATED : PRESENT;
+}
+
+function extentAt(layout: ImageLayout, slot: number): { offset: number; length: number } {
+  return compressedExtent(layout.view.getUint32(slot), layout.view.getUint32(slot + 4), layout.clusterBits);
+}
+
+/** What is past the end of either image reads as zeroes. */
+function sameBytes(before: Buffer, from: number, after: Buffer, to: number, length: number): boolean {
+  if (from + length <= before.length && to + length <= after.length) {
+    return before.compare(after, to, to + length, from, from + length) === 0;
+  }
+  for (let position = 0; position < length; position++) {
+    if ((before[from + position] ?? 0) !== (after[to + position] ?? 0)) {
+      return false;
+    }
+  }
+  return true;
+}

@@ -1,0 +1,179 @@
+/**
+ * Where the structures of a qcow2 image are, as its header and snapshot table say. Part of the test
+ * oracle: written from the specification alone, shares no code with the product, and never throws on
+ * a damaged image.
+ */
+
+/** One entry of the snapshot table, and the L1 table that it names. */
+export interface SnapshotLayout {
+  /** Bytes from the start of the snapshot table. */
+  readonly start: number;
+  /** Bytes from the start of the snapshot table, without the padding to 8. */
+  readonly end: number;
+  readonly l1Offset: number;
+  readonly l1Size: number;
+  readonly extraSize: number;
+  readonly id: string;
+  readonly name: string;
+}
+
+export interface ImageLayout {
+  /** The file, filled up with zeroes to whole clusters: what is past the end reads as zeroes. */
+  readonly image: Buffer;
+  readonly view: DataView;
+  readonly fileLength: number;
+  readonly version: number;
+  readonly clusterBits: number;
+  readonly clusterSize: number;
+  readonly clusterCount: number;
+  readonly virtualSize: number;
+  readonly l1Offset: number;
+  readonly l1Size: number;
+  readonly refcountTableOffset: number;
+  readonly refcountTableClusters: number;
+  readonly refcountOrder: number;
+  readonly snapshotsOffset: number;
+  readonly snapshotsLength: number;
+  readonly snapshots: readonly SnapshotLayout[];
+  /** What is wrong with the header or the snapshot table. */
+  readonly faults: readonly string[];
+}
+
+const MAGIC = 0x514649fb;
+const MAX_SNAPSHOTS = 65536;
+/** Incompatible feature bits that the oracle knows how to read: only the compression type. */
+const READABLE_FEATURES = 0b1000;
+
+/** A string says why the file cannot be read as qcow2 at all. */
+export function readLayout(bytes: Uint8Array): ImageLayout | string {
+  const raw = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (bytes.length < 72 || raw.getUint32(0) !== MAGIC) {
+    return 'header: not a qcow2 image';
+  }
+  const version = raw.getUint32(4);
+  if (version !== 2 && version !== 3) {
+    return `header: version ${version}`;
+  }
+  if (version === 3 && bytes.length < 104) {
+    return 'header: cut short';
+  }
+  const clusterBits = raw.getUint32(20);
+  if (clusterBits < 9 || clusterBits > 21) {
+    return `header: cluster_bits ${clusterBits}`;
+  }
+  const refcountOrder = version === 3 ? raw.getUint32(96) : 4;
+  if (refcountOrder > 6) {
+    return `header: refcount_order ${refcountOrder}`;
+  }
+
+  const clusterSize = 2 ** clusterBits;
+  const clusterCount = Math.ceil(bytes.length / clusterSize);
+  const image = wholeClusters(bytes, clusterCount * clusterSize);
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
+  const faults: string[] = [];
+  if (version === 3) {
+    const incompatible = readOffset(view, 72);
+    if (incompatible !== 0 && incompatible !== READABLE_FEATURES) {
+      faults.push(`header: incompatible features 0x${incompatible.toString(16)}`);
+    }
+    const headerLength = view.getUint32(100);
+    if (headerLength < 104 || headerLength > clusterSize || headerLength % 8 !== 0) {
+      faults.push(`header: header_length ${headerLength}`);
+    }
+  }
+  const virtualSize = readOffset(view, 24);
+  const l1Size = view.getUint32(36);
+  if (l1Size < Math.ceil(virtualSize / (clusterSize * (clusterSize / 8)))) {
+    faults.push(`header: an L1 table of ${l1Size} entries is too small for ${virtualSize} bytes`);
+  }
+  const snapshotCount = view.getUint32(60);
+  const snapshotsOffset = snapshotCount === 0 ? 0 : readOffset(view, 64);
+  const table = readSnapshotTable(view, snapshotsOffset, snapshotCount, faults);
+  return {
+    image,
+    view,
+    fileLength: bytes.length,
+    version,
+    clusterBits,
+    clusterSize,
+    clusterCount,
+    virtualSize,
+    l1Offset: readOffset(view, 40),
+    l1Size,
+    refcountTableOffset: readOffset(view, 48),
+    refcountTableClusters: view.getUint32(56),
+    refcountOrder,
+    snapshotsOffset,
+    snapshotsLength: table.length,
+    snapshots: table.snapshots,
+    faults,
+  };
+}
+
+/** An unsigned 64-bit number; above 2^53 it is not exact, but still beyond the end of any file. */
+export function readOffset(view: DataView, position: number): number {
+  return view.getUint32(position) * 0x1_0000_0000 + view.getUint32(position + 4);
+}
+
+/** The bytes that a compressed cluster descriptor names. */
+export function compressedExtent(
+  high: number,
+  low: number,
+  clusterBits: number,
+): { offset: number; length: number } {
+  const highOffsetBits = 62 - (clusterBits - 8) - 32;
+  const offset = (high & (2 ** highOffsetBits - 1)) * 0x1_0000_0000 + low;
+  const extraSectors = (high & 0x3fffffff) >>> highOffsetBits;
+  return { offset, length: (extraSectors + 1) * 512 - (offset % 512) };
+}
+
+function wholeClusters(bytes: Uint8Array, length: number): Buffer {
+  if (bytes.length === length) {
+    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+  const padded = Buffer.alloc(length);
+  padded.set(bytes);
+  return padded;
+}
+
+function readSnapshotTable(
+  view: DataView,
+  offset: number,
+  count: number,
+  faults: string[],
+): { length: number; snapshots: SnapshotLayout[] } {
+  const snapshots: SnapshotLayout[] = [];
+  if (count > MAX_SNAPSHOTS) {
+    faults.push(`header: ${count} snapshots`);
+    return { length: 0, snapshots };
+  }
+  let length = 0;
+  for (let index = 0; index < count; index++) {
+    const start = Math.ceil(length / 8) * 8;
+    const position = offset + start;
+    if (position + 40 > view.byteLength) {
+      faults.push(`snapshot table: entry ${index} is beyond the end of the file`);
+      break;
+    }
+    const idSize = view.getUint16(position + 12);
+    const nameSize = view.getUint16(position + 14);
+    const extraSize = view.getUint32(position + 36);
+    const end = start + 40 + extraSize + idSize + nameSize;
+    if (extraSize > 1024 || offset + end > view.byteLength) {
+      faults.push(`snapshot table: entry ${index} has impossible sizes`);
+      break;
+    }
+    const names = Buffer.from(view.buffer, view.byteOffset + position + 40 + extraSize, idSize + nameSize);
+    snapshots.push({
+      start,
+      end,
+      l1Offset: readOffset(view, position),
+      l1Size: view.getUint32(position + 8),
+      extraSize,
+      id: names.toString('latin1', 0, idSize),
+      name: names.toString('latin1', idSize),
+    });
+    length = end;
+  }
+  return { length, snapshots };
+}

@@ -1,0 +1,366 @@
+/**
+ * An independent checker of qcow2 images in memory, for tests: counts references and compares them
+ * with the refcounts as `qemu-img check` does, and is stricter where the specification is.
+ */
+import { compressedExtent, readLayout, readOffset, type ImageLayout } from './oracle-layout.js';
+
+export { compareGuestView, guestView, readGuest, type GuestView } from './oracle-guest-view.js';
+
+export interface Inspection {
+  /** One line each; empty means valid. */
+  readonly corruptions: readonly string[];
+  /** Host clusters with a refcount above the number of references. */
+  readonly leaks: number;
+  /** Refcounts that are not 0, of clusters that the file is too short to have. */
+  readonly staleRefcountsPastEnd: number;
+  /** Host clusters with at least one reference. */
+  readonly liveClusters: number;
+  readonly clusterCount: number;
+  readonly clusterSize: number;
+}
+
+const KINDS = [
+  'header',
+  'refcount table',
+  'refcount block',
+  'L1 table',
+  'snapshot table',
+  'L2 table',
+  'data',
+  'compressed data',
+];
+const HEADER = 1;
+const REFCOUNT_TABLE = 2;
+const REFCOUNT_BLOCK = 3;
+const L1_TABLE = 4;
+const SNAPSHOT_TABLE = 5;
+const L2_TABLE = 6;
+const DATA = 7;
+const COMPRESSED = 8;
+/** From this kind on, several references to one cluster are legal. */
+const FIRST_SHARED = L2_TABLE;
+
+export function inspect(bytes: Uint8Array): Inspection {
+  const layout = readLayout(bytes);
+  if (typeof layout === 'string') {
+    return {
+      corruptions: [layout],
+      leaks: 0,
+      staleRefcountsPastEnd: 0,
+      liveClusters: 0,
+      clusterCount: 0,
+      clusterSize: 0,
+    };
+  }
+  return new Inspector(layout).inspect();
+}
+
+/**
+ * The least number of host clusters that a leak-free image of the same live data needs: its refcount
+ * structures describe themselves too, so the least fixed point, approached from below.
+ */
+export function minimalClusterCount(bytes: Uint8Array): number {
+  const layout = readLayout(bytes);
+  if (typeof layout === 'string') {
+    throw new Error(layout);
+  }
+  const inspector = new Inspector(layout);
+  inspector.inspect();
+  const others = inspector.clustersOtherThanRefcounts();
+  const entriesPerBlock = (layout.clusterSize * 8) / 2 ** layout.refcountOrder;
+  let total = others;
+  for (;;) {
+    const blocks = Math.ceil(total / entriesPerBlock);
+    const needed = others + blocks + Math.ceil((blocks * 8) / layout.clusterSize);
+    if (needed === total) {
+      return total;
+    }
+    total = needed;
+  }
+}
+
+class Inspector {
+  private readonly corruptions: string[];
+  private readonly references: Float64Array;
+  private readonly refcounts: Float64Array;
+  private readonly kinds: Uint8Array;
+  /** How many L1 entries lead to the L2 table in this cluster: its entries count that often. */
+  private readonly paths: Uint32Array;
+  private readonly activeL2: Uint8Array;
+  private readonly l2Clusters: number[] = [];
+  private stale = 0;
+
+  constructor(private readonly layout: ImageLayout) {
+    this.corruptions = [...layout.faults];
+    this.references = new Float64Array(layout.clusterCount);
+    this.refcounts = new Float64Array(layout.clusterCount);
+    this.kinds = new Uint8Array(layout.clusterCount);
+    this.paths = new Uint32Array(layout.clusterCount);
+    this.activeL2 = new Uint8Array(layout.clusterCount);
+  }
+
+  inspect(): Inspection {
+    const { layout } = this;
+    this.claim(HEADER, 0, layout.clusterSize, 1, 0);
+    this.walkRefcounts();
+    this.walkL1(layout.l1Offset, layout.l1Size, true);
+    if (layout.snapshotsLength > 0) {
+      this.claim(SNAPSHOT_TABLE, layout.snapshotsOffset, layout.snapshotsLength, 1, 64);
+    }
+    for (const snapshot of layout.snapshots) {
+      if (layout.version === 3 && snapshot.extraSize < 16) {
+        this.corruptions.push(`snapshot ${snapshot.id}: ${snapshot.extraSize} bytes of extra data`);
+      }
+      this.walkL1(snapshot.l1Offset, snapshot.l1Size, false);
+    }
+    for (const cluster of this.l2Clusters) {
+      this.walkL2(cluster);
+    }
+
+    let leaks = 0;
+    let liveClusters = 0;
+    for (let cluster = 0; cluster < layout.clusterCount; cluster++) {
+      const references = this.references[cluster] ?? 0;
+      const refcount = this.refcounts[cluster] ?? 0;
+      if (references > 0) {
+        liveClusters++;
+      }
+      if (refcount > references) {
+        leaks++;
+      } else if (refcount < references) {
+        this.corruptions.push(
+          `cluster ${cluster} (${this.kindOf(cluster)}): refcount ${refcount}, references ${references}`,
+        );
+      }
+    }
+    return {
+      corruptions: this.corruptions,
+      leaks,
+      staleRefcountsPastEnd: this.stale,
+      liveClusters,
+      clusterCount: layout.clusterCount,
+      clusterSize: layout.clusterSize,
+    };
+  }
+
+  clustersOtherThanRefcounts(): number {
+    let count = 0;
+    for (let cluster = 0; cluster < this.layout.clusterCount; cluster++) {
+      const kind = this.kinds[cluster];
+      if (kind !== 0 && kind !== REFCOUNT_TABLE && kind !== REFCOUNT_BLOCK) {
+        count++;
+      }
+    }
+    return count;
+  }
+
+  private kindOf(cluster: number): string {
+    return KINDS[(this.kinds[cluster] ?? 0) - 1] ?? 'unused';
+  }
+
+  /**
+   * Counts `times` references to every cluster of a region. False when it cannot be read. `slot` is
+   * the file offset of what refers to it, for messages.
+   */
+  private claim(kind: number, offset: number, length: number, times: number, slot: number): boolean {
+    const { clusterSize, clusterCount } = this.layout;
+    const first = offset / clusterSize;
+    if (!Number.isInteger(first)) {
+      this.fault(kind, offset, slot, 'is not aligned');
+      return false;
+    }
+    const end = Math.ceil((offset + length) / clusterSize);
+    if (end > clusterCount) {
+      this.fault(kind, offset, slot, 'is beyond the end of the file');
+      return false;
+    }
+    for (let cluster = first; cluster < end; cluster++) {
+      this.count(kind, cluster, times, slot);
+    }
+    return true;
+  }
+
+  private count(kind: number, cluster: number, times: number, slot: number): void {
+    const before = this.kinds[cluster] ?? 0;
+    if (before !== 0 && (before !== kind || kind < FIRST_SHARED)) {
+      this.fault(kind, cluster * this.layout.clusterSize, slot, `overlaps a ${KINDS[before - 1]}`);
+    }
+    this.kinds[cluster] = kind;
+    this.references[cluster] = (this.references[cluster] ?? 0) + times;
+  }
+
+  private fault(kind: number, offset: number, slot: number, what: string): void {
+    this.corruptions.push(
+      `${KINDS[kind - 1]} at 0x${offset.toString(16)}, named at 0x${slot.toString(16)}, ${what}`,
+    );
+  }
+
+  private walkRefcounts(): void {
+    const { layout } = this;
+    const { view, clusterSize } = layout;
+    const tableOffset = layout.refcountTableOffset;
+    const tableLength = layout.refcountTableClusters * clusterSize;
+    if (tableLength === 0) {
+      this.corruptions.push('header: no refcount table');
+      return;
+    }
+    if (!this.claim(REFCOUNT_TABLE, tableOffset, tableLength, 1, 48)) {
+      return;
+    }
+    for (let slot = tableOffset, index = 0; slot < tableOffset + tableLength; slot += 8, index++) {
+      const high = view.getUint32(slot);
+      const low = view.getUint32(slot + 4);
+      if (high === 0 && low === 0) {
+        continue;
+      }
+      const offset = high * 0x1_0000_0000 + ((low & 0xfffffe00) >>> 0);
+      if ((low & 0x1ff) !== 0) {
+        this.fault(REFCOUNT_BLOCK, offset, slot, 'has reserved bits set');
+      }
+      if (offset !== 0 && this.claim(REFCOUNT_BLOCK, offset, clusterSize, 1, slot)) {
+        this.readRefcountBlock(offset, index);
+      }
+    }
+  }
+
+  private readRefcountBlock(offset: number, blockIndex: number): void {
+    const { layout } = this;
+    const order = layout.refcountOrder;
+    const entries = (layout.clusterSize * 8) >>> order;
+    const base = blockIndex * entries;
+    const inFile = Math.max(0, Math.min(entries, layout.clusterCount - base));
+    for (let entry = 0; entry < inFile; entry++) {
+      this.refcounts[base + entry] = this.refcountAt(offset, entry);
+    }
+    // Past the end nearly all is zero, and a 2 MiB block has millions of entries: look at bytes first.
+    let entry = inFile;
+    const wholeByte = order < 3 ? Math.ceil(inFile / (8 >>> order)) : inFile << (order - 3);
+    const firstWhole = order < 3 ? wholeByte * (8 >>> order) : inFile;
+    for (; entry < firstWhole; entry++) {
+      this.stale += this.refcountAt(offset, entry) === 0 ? 0 : 1;
+    }
+    if (entry < entries && !isZero(layout.image, offset + wholeByte, offset + layout.clusterSize)) {
+      for (; entry < entries; entry++) {
+        this.stale += this.refcountAt(offset, entry) === 0 ? 0 : 1;
+      }
+    }
+  }
+
+  private refcountAt(blockOffset: number, entry: number): number {
+    const { view, refcountOrder: order } = this.layout;
+    switch (order) {
+      case 3:
+        return view.getUint8(blockOffset + entry);
+      case 4:
+        return view.getUint16(blockOffset + entry * 2);
+      case 5:
+        return view.getUint32(blockOffset + entry * 4);
+      case 6:
+        return readOffset(view, blockOffset + entry * 8);
+      default: {
+        const perByteBits = 3 - order;
+        const byte = view.getUint8(blockOffset + (entry >>> perByteBits));
+        const shift = (entry & ((1 << perByteBits) - 1)) << order;
+        return (byte >>> shift) & ((1 << (1 << order)) - 1);
+      }
+    }
+  }
+
+  private walkL1(offset: number, size: number, active: boolean): void {
+    const { view, clusterSize } = this.layout;
+    if (size === 0 || !this.claim(L1_TABLE, offset, size * 8, 1, active ? 40 : 0)) {
+      return;
+    }
+    for (let slot = offset; slot < offset + size * 8; slot += 8) {
+      const high = view.getUint32(slot);
+      const low = view.getUint32(slot + 4);
+      const target = (high & 0x00ffffff) * 0x1_0000_0000 + ((low & 0xfffffe00) >>> 0);
+      if (target === 0) {
+        continue;
+      }
+      if ((high & 0x7f000000) !== 0 || (low & 0x1ff) !== 0) {
+        this.fault(L2_TABLE, target, slot, 'has reserved bits set');
+      }
+      if (!this.claim(L2_TABLE, target, clusterSize, 1, slot)) {
+        continue;
+      }
+      const cluster = target / clusterSize;
+      if (this.paths[cluster] === 0) {
+        this.l2Clusters.push(cluster);
+      }
+      this.paths[cluster] = (this.paths[cluster] ?? 0) + 1;
+      if (active) {
+        this.activeL2[cluster] = 1;
+        this.checkCopied(L2_TABLE, cluster, high, slot);
+      }
+    }
+  }
+
+  private walkL2(l2Cluster: number): void {
+    const { view, clusterSize, version } = this.layout;
+    const paths = this.paths[l2Cluster] ?? 0;
+    const active = this.activeL2[l2Cluster] === 1;
+    const end = (l2Cluster + 1) * clusterSize;
+    for (let slot = l2Cluster * clusterSize; slot < end; slot += 8) {
+      const high = view.getUint32(slot);
+      const low = view.getUint32(slot + 4);
+      if (high === 0 && low === 0) {
+        continue;
+      }
+      if ((high & 0x40000000) !== 0) {
+        this.countCompressed(high, low, paths, slot);
+        continue;
+      }
+      const target = (high & 0x00ffffff) * 0x1_0000_0000 + ((low & 0xfffffe00) >>> 0);
+      if ((high & 0x3f000000) !== 0 || (low & 0x1fe) !== 0 || (version === 2 && (low & 1) !== 0)) {
+        this.fault(DATA, target, slot, 'has reserved bits set');
+      }
+      if (target !== 0 && this.claim(DATA, target, clusterSize, paths, slot) && active) {
+        this.checkCopied(DATA, target / clusterSize, high, slot);
+      }
+    }
+  }
+
+  /** In the active layer the flag says exactly: this entry is the only reference. */
+  private checkCopied(kind: number, cluster: number, high: number, slot: number): void {
+    const copied = high >>> 31 === 1;
+    const refcount = this.refcounts[cluster] ?? 0;
+    if (copied !== (refcount === 1)) {
+      this.fault(
+        kind,
+        cluster * this.layout.clusterSize,
+        slot,
+        `has COPIED ${copied ? 'set' : 'clear'} and refcount ${refcount}`,
+      );
+    }
+  }
+
+  /** One reference to every host cluster that the extent touches; sectors past the end read as zeroes. */
+  private countCompressed(high: number, low: number, paths: number, slot: number): void {
+    const { clusterSize, clusterCount, fileLength } = this.layout;
+    const { offset, length } = compressedExtent(high, low, this.layout.clusterBits);
+    if (high >>> 31 === 1) {
+      this.fault(COMPRESSED, offset, slot, 'has COPIED set');
+    }
+    if (offset + length - fileLength >= clusterSize) {
+      this.fault(COMPRESSED, offset, slot, 'is beyond the end of the file');
+      return;
+    }
+    const last = Math.min(clusterCount - 1, Math.floor((offset + length - 1) / clusterSize));
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
+      this.count(COMPRESSED, cluster, paths, slot);
+    }
+  }
+}
+
+const ZEROES = Buffer.alloc(1 << 16);
+
+function isZero(image: Buffer, start: number, end: number): boolean {
+  for (let position = start; position < end; position += ZEROES.length) {
+    const stop = Math.min(end, position + ZEROES.length);
+    if (image.compare(ZEROES, 0, stop - position, position, stop) !== 0) {
+      return false;
+    }
+  }
+  return true;
+}

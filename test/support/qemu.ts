@@ -1,0 +1,67 @@
+/** Runs qemu-img and qemu-io, which judge our images; tests that need them fail without them, never skip. */
+import { execFileSync, spawnSync } from 'node:child_process';
+
+export interface QemuCheck {
+  readonly corruptions: number;
+  readonly leaks: number;
+  readonly errors: number;
+}
+
+let found = false;
+
+export function requireQemu(): void {
+  if (found) {
+    return;
+  }
+  for (const program of ['qemu-img', 'qemu-io']) {
+    if (spawnSync(program, ['--version'], { stdio: 'ignore' }).error !== undefined) {
+      throw new Error(
+        `${program} not found: install qemu-utils (Debian, Ubuntu), qemu-img (Fedora) or qemu (Homebrew)`,
+      );
+    }
+  }
+  found = true;
+}
+
+export function qemuImg(...args: string[]): string {
+  return run('qemu-img', args);
+}
+
+/** Runs each command (`write -P 5 0 64k`) on the image, in order, and flushes. */
+export function qemuIo(image: string, commands: readonly string[], options: readonly string[] = []): string {
+  const output = run('qemu-io', [...options, ...commands.flatMap((command) => ['-c', command]), image]);
+  // qemu-io exits with 0 after a read whose pattern did not match.
+  if (output.includes('Pattern verification failed')) {
+    throw new Error(`qemu-io ${commands.join('; ')}\n${output}`);
+  }
+  return output;
+}
+
+/** What `qemu-img check` counts. Throws when it cannot open or read the image at all. */
+export function checkImage(path: string): QemuCheck {
+  requireQemu();
+  const { status, stdout, stderr } = spawnSync('qemu-img', ['check', '-f', 'qcow2', '--output=json', path], {
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  });
+  // 0 clean, 2 corruptions, 3 leaks; 1 and 63 mean that no check took place.
+  if (status !== 0 && status !== 2 && status !== 3) {
+    throw new Error(`qemu-img check ${path}: exit ${status}\n${stderr}`);
+  }
+  const report = JSON.parse(stdout) as { corruptions?: number; leaks?: number; 'check-errors': number };
+  return { corruptions: report.corruptions ?? 0, leaks: report.leaks ?? 0, errors: report['check-errors'] };
+}
+
+function run(program: string, args: readonly string[]): string {
+  requireQemu();
+  try {
+    return execFileSync(program, args, {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'pipe'],
+      maxBuffer: 1 << 28,
+    });
+  } catch (error) {
+    const { status, stdout, stderr } = error as { status: number | null; stdout: string; stderr: string };
+    throw new Error(`${program} ${args.join(' ')}: exit ${status}\n${stdout}${stderr}`, { cause: error });
+  }
+}
