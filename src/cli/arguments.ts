@@ -1,0 +1,97 @@
+/** What the command line asks for, checked: contradictions and bad values end here, before any image is opened. */
+
+/** sysexits(3) EX_USAGE; EXIT_STATUS.USAGE of the library, which is not loaded for this. */
+export const USAGE_STATUS = 64;
+
+export class UsageError extends Error {
+  readonly code = 'USAGE';
+  readonly exitStatus = USAGE_STATUS;
+}
+
+export type Mode = 'compact' | 'erase' | 'plan' | 'check';
+
+/** As commander hands them over. */
+export interface RawOptions {
+  eraseOnly?: boolean;
+  keepErased?: string;
+  punch?: boolean;
+  dryRun?: boolean;
+  check?: boolean;
+  json?: boolean;
+  quiet?: boolean;
+  debug?: boolean;
+}
+
+export interface Request {
+  mode: Mode;
+  paths: string[];
+  /** Clusters; undefined where the option was not given. */
+  keepErased: number | undefined;
+  punch: boolean;
+  json: boolean;
+  quiet: boolean;
+  debug: boolean;
+}
+
+/** Each pair cannot be given together. */
+const CONTRADICTIONS: [keyof RawOptions, keyof RawOptions][] = [
+  ['check', 'dryRun'],
+  ['check', 'eraseOnly'],
+  ['check', 'keepErased'],
+  ['check', 'punch'],
+  ['dryRun', 'eraseOnly'],
+];
+
+const FLAG: Record<keyof RawOptions, string> = {
+  eraseOnly: '--erase-only',
+  keepErased: '--keep-erased',
+  punch: '--punch',
+  dryRun: '--dry-run',
+  check: '--check',
+  json: '--json',
+  quiet: '--quiet',
+  debug: '--debug',
+};
+
+/** Throws UsageError. */
+export function parseRequest(paths: string[], raw: RawOptions): Request {
+  if (paths.length === 0) {
+    throw new UsageError('no image given; usage: `qcow-compact [options] IMAGE...`, see `--help`');
+  }
+  if (paths.includes('')) throw new UsageError('an image name is empty');
+  for (const [one, other] of CONTRADICTIONS) {
+    if (isGiven(raw[one]) && isGiven(raw[other])) {
+      throw new UsageError(`\`${FLAG[one]}\` and \`${FLAG[other]}\` cannot be given together`);
+    }
+  }
+  if (raw.punch === true && raw.eraseOnly !== true && raw.keepErased === undefined) {
+    throw new UsageError('`--punch` says how to erase: it needs `--erase-only` or `--keep-erased N`');
+  }
+  return {
+    mode: modeOf(raw),
+    paths,
+    keepErased: raw.keepErased === undefined ? undefined : parseClusterCount(raw.keepErased),
+    punch: raw.punch === true,
+    json: raw.json === true,
+    quiet: raw.quiet === true,
+    debug: raw.debug === true,
+  };
+}
+
+function isGiven(value: string | boolean | undefined): boolean {
+  return value !== undefined && value !== false;
+}
+
+function modeOf(raw: RawOptions): Mode {
+  if (raw.check === true) return 'check';
+  if (raw.dryRun === true) return 'plan';
+  return raw.eraseOnly === true ? 'erase' : 'compact';
+}
+
+function parseClusterCount(text: string): number {
+  const count = /^[0-9]+$/.test(text) ? Number(text) : NaN;
+  if (!Number.isSafeInteger(count)) {
+    throw new UsageError(`\`--keep-erased\` must be a whole number of clusters, 0 or more; got \`${text}\``);
+  }
+  return count;
+}

@@ -1,0 +1,44 @@
+/** The first SIGINT or SIGTERM asks the engine to stop at the next barrier; the second one ends the process. */
+
+type StopSignal = 'SIGINT' | 'SIGTERM';
+
+const STATUS: Record<StopSignal, number> = { SIGINT: 130, SIGTERM: 143 };
+
+export interface Interrupts {
+  readonly signal: AbortSignal;
+  /** 130 or 143 once interrupted; 0 before. */
+  status(): number;
+  stopWatching(): void;
+}
+
+/** `beforeEnd` tidies the terminal, at once. */
+export function watchInterrupts(onFirst: () => void, beforeEnd: () => void): Interrupts {
+  const controller = new AbortController();
+  let status = 0;
+
+  const listener = (signal: StopSignal): void => {
+    if (status === 0) {
+      status = STATUS[signal];
+      onFirst();
+      controller.abort();
+      return;
+    }
+    beforeEnd();
+    // By the signal itself, since process.exit would wait for a write or flush that is under way.
+    process.removeAllListeners(signal);
+    process.kill(process.pid, signal);
+    // The first process of a container is not ended by a signal's default.
+    process.exit(STATUS[signal]);
+  };
+  process.on('SIGINT', listener);
+  process.on('SIGTERM', listener);
+
+  return {
+    signal: controller.signal,
+    status: () => status,
+    stopWatching() {
+      process.off('SIGINT', listener);
+      process.off('SIGTERM', listener);
+    },
+  };
+}

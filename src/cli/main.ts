@@ -1,0 +1,76 @@
+/** The command line. Only what `--help` and `--version` need is loaded here; the engine comes with run.js. */
+import { Command, CommanderError } from 'commander';
+import { parseRequest, UsageError, type RawOptions, type Request } from './arguments.js';
+import { printable } from './printable.js';
+import { survivePipes } from './pipes.js';
+import { VERSION } from './version.js';
+
+const EXAMPLES = `
+Examples:
+  qcow-compact --dry-run vm.qcow2          what would be gained
+  qcow-compact vm.qcow2                    compact in place (the VM must be shut down)
+  qcow-compact --keep-erased 1000 vm.qcow2 compact, keep 1000 clean clusters for the guest's next writes
+
+The image is valid at every moment: an interrupt or a power failure loses nothing.
+Exit status: 0 done; others in docs/exit-codes.md.`;
+
+function createProgram(): Command {
+  return new Command('qcow-compact')
+    .description('Compacts qcow2 disk images in place, crash-safely.')
+    .usage('[options] IMAGE...')
+    .argument('[images...]', 'qcow2 images; nothing else may have them open')
+    .option('--dry-run', 'tell what would be done and gained; write nothing')
+    .option('--check', 'check the images in the manner of `qemu-img check`; write nothing')
+    .option('--erase-only', 'move nothing: overwrite clusters that nothing uses with zeroes')
+    .option('--keep-erased <N>', 'leave N erased clusters; with --erase-only, stop when N are erased')
+    .option('--punch', 'erase by deallocating host blocks instead of writing zeroes')
+    .option('--json', 'one JSON document on stdout (docs/json.md)')
+    .option('-q, --quiet', 'print errors only')
+    .option('--debug', 'print the trace of errors')
+    .version(VERSION, '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .addHelpText('after', EXAMPLES)
+    .exitOverride()
+    .configureOutput({ outputError: () => undefined });
+}
+
+/** The request, or null where `--help` or `--version` was answered. Throws UsageError. */
+function readCommandLine(argv: string[]): Request | null {
+  const program = createProgram();
+  try {
+    program.parse(argv, { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.exitCode === 0) return null;
+    throw new UsageError(usageMessage(error.message));
+  }
+  return parseRequest(program.args, program.opts<RawOptions>());
+}
+
+/** Commander says `error: unknown option '--foo'`, with a suggestion on a second line. */
+function usageMessage(message: string): string {
+  const [what = '', ...suggestion] = message.replace(/^error: /, '').split('\n');
+  const hint = suggestion.join(' ').trim();
+  return hint === '' ? `${what}; see \`--help\`` : `${what} ${hint}`;
+}
+
+/** The exit status. */
+async function main(argv: string[]): Promise<number> {
+  const output = survivePipes();
+  let status: number;
+  try {
+    const request = readCommandLine(argv);
+    status = request === null ? 0 : await (await import('./run.js')).run(request);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    if (argv.includes('--json')) {
+      const { usageDocument } = await import('./json.js');
+      process.stdout.write(usageDocument(error));
+    }
+    process.stderr.write(`qcow-compact: ${printable(error.message)}\n`);
+    status = error.exitStatus;
+  }
+  return output.statusAfterFlush(status);
+}
+
+process.exitCode = await main(process.argv.slice(2));

@@ -1,0 +1,107 @@
+/** What became of one image, whatever was asked for: the one shape that the report and the JSON are made from. */
+import type { CheckResult, CompactResult, EraseResult, PlanResult } from '../compactor/types.js';
+import type { Mode } from './arguments.js';
+import type { Engine } from './engine.js';
+
+/** sysexits(3) EX_SOFTWARE. */
+export const INTERNAL_STATUS = 70;
+
+/** Exit statuses of `qemu-img check`. */
+export const CHECK_STATUS = { CLEAN: 0, INCOMPLETE: 1, CORRUPT: 2, LEAKS: 3 } as const;
+
+export interface Failure {
+  code: string;
+  message: string;
+  exitStatus: number;
+}
+
+export type Finished =
+  | { mode: 'compact'; result: CompactResult }
+  | { mode: 'erase'; result: EraseResult }
+  | { mode: 'plan'; result: PlanResult }
+  | { mode: 'check'; result: CheckResult };
+
+export interface Outcome {
+  path: string;
+  mode: Mode;
+  /** `failed`: see `failure`. `not-started`: an interrupt came first. */
+  outcome:
+    | 'compacted'
+    | 'erased'
+    | 'planned'
+    | 'clean'
+    | 'leaks'
+    | 'corrupt'
+    | 'interrupted'
+    | 'failed'
+    | 'not-started';
+  exitStatus: number;
+  failure: Failure | null;
+  /** Absent where it failed, or was interrupted before there was anything to tell. */
+  finished: Finished | null;
+}
+
+export function finishedOutcome(path: string, finished: Finished, interruptStatus: number): Outcome {
+  const outcome = outcomeName(finished);
+  return { path, mode: finished.mode, outcome, exitStatus: statusOf(), failure: null, finished };
+
+  function statusOf(): number {
+    if (outcome === 'interrupted') return interruptStatus;
+    if (outcome === 'corrupt') return CHECK_STATUS.CORRUPT;
+    return outcome === 'leaks' ? CHECK_STATUS.LEAKS : 0;
+  }
+}
+
+function outcomeName(finished: Finished): Outcome['outcome'] {
+  switch (finished.mode) {
+    case 'compact':
+    case 'erase':
+      return finished.result.outcome;
+    case 'plan':
+      return 'planned';
+    case 'check':
+      if (finished.result.corruptions > 0) return 'corrupt';
+      return finished.result.leaks > 0 ? 'leaks' : 'clean';
+  }
+}
+
+export function failedOutcome(path: string, mode: Mode, failure: Failure): Outcome {
+  return { path, mode, outcome: 'failed', exitStatus: failure.exitStatus, failure, finished: null };
+}
+
+export function interruptedOutcome(
+  path: string,
+  mode: Mode,
+  outcome: 'interrupted' | 'not-started',
+  exitStatus: number,
+): Outcome {
+  return { path, mode, outcome, exitStatus, failure: null, finished: null };
+}
+
+/** An expected failure carries its own status; anything else is a mistake in this program. */
+export function describeFailure(error: unknown, mode: Mode, engine: Pick<Engine, 'QcowError'>): Failure {
+  if (error instanceof engine.QcowError) {
+    const exitStatus = mode === 'check' ? CHECK_STATUS.INCOMPLETE : error.exitStatus;
+    return { code: error.code, message: error.message, exitStatus };
+  }
+  return internalFailure(error);
+}
+
+export function internalFailure(error: unknown): Failure {
+  const what = error instanceof Error ? error.message : String(error);
+  return {
+    code: 'INTERNAL',
+    message: `internal error: ${what} (please report; --debug shows the trace)`,
+    exitStatus: INTERNAL_STATUS,
+  };
+}
+
+/** Status of the whole command: that of the interrupt that ended it, else of the first image that failed. */
+export function overallStatus(outcomes: Outcome[]): number {
+  const deciding = outcomes.find(isCutShort) ?? outcomes.find((outcome) => outcome.exitStatus !== 0);
+  return deciding?.exitStatus ?? 0;
+}
+
+function isCutShort(outcome: Outcome): boolean {
+  return outcome.outcome === 'interrupted' || outcome.outcome === 'not-started';
+}

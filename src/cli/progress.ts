@@ -1,0 +1,96 @@
+/** Shows on stderr what goes on: a spinner for a person, plain lines for a log, nothing for --quiet. */
+import type { Progress } from '../compactor/types.js';
+import type { Mode, Request } from './arguments.js';
+import { wantsColor } from './colors.js';
+import { printable } from './printable.js';
+import { ProgressText } from './progress-text.js';
+import { humanDuration } from './units.js';
+
+export interface ProgressDisplay {
+  start(path: string, mode: Mode): void;
+  update(progress: Progress): void;
+  /** An interrupt was heard; the run goes on to its next barrier. */
+  stopping(): void;
+  /** Ends what `start` began; call it before anything else is printed. */
+  end(succeeded: boolean): void;
+}
+
+const DOING: Record<Mode, string> = {
+  compact: 'compacting',
+  erase: 'erasing',
+  plan: 'planning',
+  check: 'checking',
+};
+const STOPPING = 'stopping at the next barrier';
+
+const SILENT: ProgressDisplay = {
+  start: () => undefined,
+  update: () => undefined,
+  stopping: () => undefined,
+  end: () => undefined,
+};
+
+export async function createProgress(request: Request, stderr: NodeJS.WriteStream): Promise<ProgressDisplay> {
+  if (request.quiet) return SILENT;
+  if (stderr.isTTY && process.env.TERM !== 'dumb') return createSpinner(stderr);
+  return request.json ? stoppingOnly(stderr) : createPlain(stderr);
+}
+
+function stoppingOnly(stderr: NodeJS.WritableStream): ProgressDisplay {
+  return { ...SILENT, stopping: () => void stderr.write(`qcow-compact: ${STOPPING}\n`) };
+}
+
+export function createPlain(stderr: NodeJS.WritableStream): ProgressDisplay {
+  let name = '';
+  let startMs = 0;
+  return {
+    ...stoppingOnly(stderr),
+    start(path, mode) {
+      name = printable(path);
+      startMs = performance.now();
+      stderr.write(`${name}: ${DOING[mode]}\n`);
+    },
+    end(succeeded) {
+      const took = humanDuration((performance.now() - startMs) / 1000);
+      stderr.write(`${name}: ${succeeded ? 'done' : 'stopped'} after ${took}\n`);
+    },
+  };
+}
+
+async function createSpinner(stderr: NodeJS.WriteStream): Promise<ProgressDisplay> {
+  const { default: ora } = await import('ora');
+  const spinner = ora({
+    stream: stderr,
+    color: wantsColor(stderr) ? 'cyan' : false,
+    // The terminal's Ctrl-C must stay a signal.
+    discardStdin: false,
+  });
+  let text = new ProgressText();
+  let name = '';
+  let latest = '';
+  let isStopping = false;
+
+  function show(): void {
+    spinner.text = `${name}: ${isStopping ? `${STOPPING} (${latest})` : latest}`;
+  }
+  return {
+    start(path, mode) {
+      text = new ProgressText();
+      name = printable(path);
+      latest = DOING[mode];
+      show();
+      spinner.start();
+    },
+    update(progress) {
+      latest = text.describe(progress, performance.now() / 1000);
+      show();
+    },
+    stopping() {
+      isStopping = true;
+      show();
+    },
+    end() {
+      spinner.stop();
+    },
+  };
+}

@@ -1,0 +1,83 @@
+/** The result lines on stdout. */
+import type { CompactResult, EraseResult, PlanResult } from '../compactor/types.js';
+import { checkReport } from './check-report.js';
+import type { Colors } from './colors.js';
+import type { Finished } from './outcome.js';
+import { printable } from './printable.js';
+import { countOf, humanBytes, humanDuration, humanPercent } from './units.js';
+
+const RUN_AGAIN = 'the image is valid and what was gained is kept; run again to go on';
+
+/** All lines for one image, without the last newline. */
+export function reportLines(path: string, finished: Finished, colors: Colors): string {
+  const name = printable(path);
+  switch (finished.mode) {
+    case 'compact':
+      return `${name}: ${compactLine(finished.result, colors)}`;
+    case 'erase':
+      return `${name}: ${eraseLine(finished.result)}`;
+    case 'plan':
+      return `${name}: ${planLines(finished.result, colors)}`;
+    case 'check':
+      return checkReport(name, finished.result);
+  }
+}
+
+function compactLine(result: CompactResult, colors: Colors): string {
+  if (result.outcome === 'clean') return `${humanBytes(result.lengthAfter)}, already compact`;
+  const parts = [
+    `${lengths(result)} (${gain('reclaimed', result, colors)})`,
+    `moved ${humanBytes(result.bytesMoved)} in ${humanDuration(result.seconds)}`,
+  ];
+  if (result.leaksReclaimed > 0) parts.push(`${countOf(result.leaksReclaimed, 'leaked cluster')} freed`);
+  if (result.clustersErased > 0) parts.push(`${countOf(result.clustersErased, 'erased cluster')} kept`);
+  const line = parts.join(', ');
+  return result.outcome === 'interrupted' ? `interrupted: ${line}; ${RUN_AGAIN}` : line;
+}
+
+function eraseLine(result: EraseResult): string {
+  if (result.outcome === 'clean') return 'nothing to erase';
+  const how = result.method === 'punch' ? 'deallocating host blocks' : 'writing zeroes';
+  const written = result.clustersErased - result.clustersAlreadyHoles;
+  const parts = [
+    `erased ${countOf(result.clustersErased, 'cluster')} (${humanBytes(result.clustersErased * result.clusterBytes)})`,
+    `${written} by ${how}`,
+    `${result.clustersAlreadyHoles} already holes`,
+  ];
+  if (result.leaksReclaimed > 0) parts.push(`${countOf(result.leaksReclaimed, 'leaked cluster')} freed`);
+  const line = `${parts.join(', ')}, in ${humanDuration(result.seconds)}`;
+  return result.outcome === 'interrupted' ? `interrupted: ${line}; ${RUN_AGAIN}` : line;
+}
+
+function planLines(result: PlanResult, colors: Colors): string {
+  const { clusters } = result;
+  const rows: [string, string][] = [
+    ['length before', exactBytes(result.lengthBefore)],
+    ['length after', exactBytes(result.lengthAfter)],
+    ['cluster size', exactBytes(result.clusterBytes)],
+    ['clusters', String(clusters.total)],
+    ['live', String(clusters.live)],
+    ['junk', String(clusters.junk)],
+    ['leaked', String(clusters.leaked)],
+    ['to move', String(result.clustersToMove)],
+    ['to copy', exactBytes(result.bytesToCopy)],
+  ];
+  const table = rows.map(([label, value]) => `  ${label.padEnd(14)} ${value}`);
+  return [`${lengths(result)} (${gain('would reclaim', result, colors)})`, ...table].join('\n');
+}
+
+function lengths(result: PlanResult): string {
+  return `${humanBytes(result.lengthBefore)} -> ${humanBytes(result.lengthAfter)}`;
+}
+
+function gain(verb: string, result: PlanResult, colors: Colors): string {
+  const bytes = result.lengthBefore - result.lengthAfter;
+  if (bytes < 0) return `${humanBytes(-bytes)} longer`;
+  const text = `${verb} ${humanBytes(bytes)}, ${humanPercent(bytes, result.lengthBefore)}`;
+  return bytes > 0 ? colors.good(text) : text;
+}
+
+function exactBytes(bytes: number): string {
+  const exact = countOf(bytes, 'byte');
+  return bytes < 1024 ? exact : `${humanBytes(bytes)} (${exact})`;
+}

@@ -1,0 +1,75 @@
+import { describe, expect, test } from 'vitest';
+import { parseRequest, USAGE_STATUS, UsageError, type RawOptions } from '../../src/cli/arguments.js';
+import { EXIT_STATUS } from '../../src/errors.js';
+
+function refusal(raw: RawOptions, paths = ['a.qcow2']): string {
+  try {
+    parseRequest(paths, raw);
+  } catch (error) {
+    if (error instanceof UsageError) return error.message;
+    throw error;
+  }
+  return 'accepted';
+}
+
+test('images alone are compacted', () => {
+  expect(parseRequest(['a', 'b'], {})).toEqual({
+    mode: 'compact',
+    paths: ['a', 'b'],
+    keepErased: undefined,
+    punch: false,
+    json: false,
+    quiet: false,
+    debug: false,
+  });
+});
+
+test.each([
+  [{ eraseOnly: true }, 'erase'],
+  [{ eraseOnly: true, keepErased: '5', punch: true }, 'erase'],
+  [{ keepErased: '5', punch: true }, 'compact'],
+  [{ dryRun: true, keepErased: '5' }, 'plan'],
+  [{ check: true }, 'check'],
+] as [RawOptions, string][])('%j is a request to %s', (raw, mode) => {
+  expect(parseRequest(['a'], raw).mode).toBe(mode);
+});
+
+describe('--keep-erased', () => {
+  test.each(['0', '1', '007', '1000000'])('takes %s', (text) => {
+    expect(parseRequest(['a'], { keepErased: text }).keepErased).toBe(Number(text));
+  });
+
+  test.each(['-3', '1.5', 'many', '', ' 1', '0x10', '1e3', '99999999999999999999'])(
+    'refuses `%s`',
+    (text) => {
+      expect(refusal({ keepErased: text })).toBe(
+        `\`--keep-erased\` must be a whole number of clusters, 0 or more; got \`${text}\``,
+      );
+    },
+  );
+});
+
+describe('contradictions are refused', () => {
+  test.each([
+    [{ check: true, eraseOnly: true }, '`--check` and `--erase-only` cannot be given together'],
+    [{ check: true, dryRun: true }, '`--check` and `--dry-run` cannot be given together'],
+    [{ check: true, keepErased: '0' }, '`--check` and `--keep-erased` cannot be given together'],
+    [{ check: true, punch: true }, '`--check` and `--punch` cannot be given together'],
+    [{ dryRun: true, eraseOnly: true }, '`--dry-run` and `--erase-only` cannot be given together'],
+    [{ punch: true }, '`--punch` says how to erase: it needs `--erase-only` or `--keep-erased N`'],
+  ] as [RawOptions, string][])('%j', (raw, message) => {
+    expect(refusal(raw)).toBe(message);
+  });
+});
+
+test('no image is a usage error', () => {
+  expect(refusal({}, [])).toContain('no image given');
+});
+
+test('an empty name is a usage error', () => {
+  expect(refusal({}, ['a', ''])).toBe('an image name is empty');
+});
+
+test('the status of a usage error is that of the library', () => {
+  expect(USAGE_STATUS).toBe(EXIT_STATUS.USAGE);
+});

@@ -1,0 +1,80 @@
+import { describe, expect, test } from 'vitest';
+import { UsageError } from '../../src/cli/arguments.js';
+import { resultDocument, usageDocument } from '../../src/cli/json.js';
+import { failedOutcome, finishedOutcome, interruptedOutcome, type Outcome } from '../../src/cli/outcome.js';
+import { fakeCheck, fakeCompact, fakeErase, fakePlan } from './fake-results.js';
+
+interface Parsed {
+  version: number;
+  images: Record<string, unknown>[];
+  error: unknown;
+  exitStatus: number;
+}
+
+function parsed(outcomes: Outcome[], exitStatus = 0): Parsed {
+  return JSON.parse(resultDocument(outcomes, exitStatus)) as Parsed;
+}
+
+// Names that were published once: docs/json.md lists them, scripts rely on them.
+const COMMON = ['path', 'ok', 'mode', 'outcome', 'error'];
+const FIGURES = ['formatVersion', 'clusterBytes', 'virtualBytes', 'snapshotCount', 'clusters', 'notices'];
+const PLAN = ['lengthBefore', 'lengthAfter', 'clustersToMove', 'bytesToCopy'];
+const ERASED = ['clustersErased', 'leaksReclaimed', 'bytesWritten', 'seconds'];
+const COMPACT = [
+  'bytesMoved',
+  'referencesUpdated',
+  'rounds',
+  'barriers',
+  'allocatedBefore',
+  'allocatedAfter',
+];
+
+describe('the names of an entry are stable', () => {
+  test.each([
+    ['compact', { mode: 'compact', result: fakeCompact() }, [...PLAN, ...ERASED, ...COMPACT]],
+    ['erase', { mode: 'erase', result: fakeErase() }, [...ERASED, 'clustersAlreadyHoles', 'method']],
+    ['plan', { mode: 'plan', result: fakePlan() }, PLAN],
+    ['check', { mode: 'check', result: fakeCheck() }, ['corruptions', 'leaks', 'findings']],
+  ] as const)('%s', (_mode, finished, names) => {
+    const [entry] = parsed([finishedOutcome('a.qcow2', finished, 0)]).images;
+    expect(Object.keys(entry ?? {}).sort()).toEqual([...COMMON, ...FIGURES, ...names].sort());
+  });
+});
+
+test('a document holds every image, errors included, in order', () => {
+  const failure = { code: 'IN_USE', message: 'in use', exitStatus: 6 };
+  const document = parsed(
+    [
+      finishedOutcome('a', { mode: 'compact', result: fakeCompact() }, 0),
+      failedOutcome('b', 'compact', failure),
+      interruptedOutcome('c', 'compact', 'not-started', 130),
+    ],
+    130,
+  );
+  expect(document).toMatchObject({
+    version: 1,
+    error: null,
+    exitStatus: 130,
+    images: [
+      {
+        path: 'a',
+        ok: true,
+        mode: 'compact',
+        outcome: 'compacted',
+        error: null,
+        bytesMoved: 3.1 * 1024 ** 3,
+      },
+      { path: 'b', ok: false, mode: 'compact', outcome: 'failed', error: failure },
+      { path: 'c', ok: false, mode: 'compact', outcome: 'not-started', error: null },
+    ],
+  });
+});
+
+test('a usage error is a document too', () => {
+  expect(JSON.parse(usageDocument(new UsageError('no image given')))).toEqual({
+    version: 1,
+    images: [],
+    error: { code: 'USAGE', message: 'no image given', exitStatus: 64 },
+    exitStatus: 64,
+  });
+});

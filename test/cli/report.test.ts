@@ -1,0 +1,119 @@
+import { describe, expect, test } from 'vitest';
+import { NO_COLORS } from '../../src/cli/colors.js';
+import type { Finished } from '../../src/cli/outcome.js';
+import { reportLines } from '../../src/cli/report.js';
+import { fakeCheck, fakeCompact, fakeErase, fakePlan } from './fake-results.js';
+
+function report(finished: Finished, path = 'image.qcow2'): string {
+  return reportLines(path, finished, NO_COLORS);
+}
+
+describe('a compaction', () => {
+  test('says sizes, gain, bytes moved and time', () => {
+    expect(report({ mode: 'compact', result: fakeCompact() })).toBe(
+      'image.qcow2: 10.0 GiB -> 4.2 GiB (reclaimed 5.8 GiB, 58%), moved 3.1 GiB in 4.2 s',
+    );
+  });
+
+  test('names leaks and the pool where there are any', () => {
+    const result = fakeCompact({ leaksReclaimed: 1, clustersErased: 100 });
+    expect(report({ mode: 'compact', result })).toBe(
+      'image.qcow2: 10.0 GiB -> 4.2 GiB (reclaimed 5.8 GiB, 58%), moved 3.1 GiB in 4.2 s, ' +
+        '1 leaked cluster freed, 100 erased clusters kept',
+    );
+  });
+
+  test('of a compact image says so', () => {
+    const result = fakeCompact({ outcome: 'clean', lengthBefore: 4096, lengthAfter: 4096, bytesMoved: 0 });
+    expect(report({ mode: 'compact', result })).toBe('image.qcow2: 4.0 KiB, already compact');
+  });
+
+  test('that was interrupted says what was kept', () => {
+    const result = fakeCompact({ outcome: 'interrupted' });
+    expect(report({ mode: 'compact', result })).toBe(
+      'image.qcow2: interrupted: 10.0 GiB -> 4.2 GiB (reclaimed 5.8 GiB, 58%), moved 3.1 GiB in 4.2 s; ' +
+        'the image is valid and what was gained is kept; run again to go on',
+    );
+  });
+
+  test('that made the file longer does not claim a gain', () => {
+    const result = fakeCompact({ lengthBefore: 4096, lengthAfter: 4608 });
+    expect(report({ mode: 'compact', result })).toContain('(512 B longer)');
+  });
+
+  test('prints a name with control characters on one line', () => {
+    expect(report({ mode: 'compact', result: fakeCompact({ outcome: 'clean' }) }, 'a\n\x1b[1m')).toMatch(
+      /^a\\n\\x1b\[1m: [^\n]*$/,
+    );
+  });
+});
+
+describe('an erasure', () => {
+  test('says how many clusters and how', () => {
+    expect(report({ mode: 'erase', result: fakeErase() })).toBe(
+      'image.qcow2: erased 1000 clusters (62.5 MiB), 800 by writing zeroes, 200 already holes, in 1.5 s',
+    );
+  });
+
+  test('by punching says so', () => {
+    expect(report({ mode: 'erase', result: fakeErase({ method: 'punch' }) })).toContain(
+      '800 by deallocating host blocks',
+    );
+  });
+
+  test('with nothing to do says so', () => {
+    expect(report({ mode: 'erase', result: fakeErase({ outcome: 'clean' }) })).toBe(
+      'image.qcow2: nothing to erase',
+    );
+  });
+});
+
+test('a dry run gives every figure, exactly too', () => {
+  expect(report({ mode: 'plan', result: fakePlan({ lengthAfter: 4 * 1024 ** 3 }) })).toBe(
+    [
+      'image.qcow2: 10.0 GiB -> 4.0 GiB (would reclaim 6.0 GiB, 60%)',
+      '  length before  10.0 GiB (10737418240 bytes)',
+      '  length after   4.0 GiB (4294967296 bytes)',
+      '  cluster size   64.0 KiB (65536 bytes)',
+      '  clusters       163840',
+      '  live           68813',
+      '  junk           95027',
+      '  leaked         3',
+      '  to move        50790',
+      '  to copy        3.1 GiB (3328573440 bytes)',
+    ].join('\n'),
+  );
+});
+
+describe('a check speaks as qemu-img check does', () => {
+  test('of a clean image', () => {
+    expect(report({ mode: 'check', result: fakeCheck() })).toBe(
+      'image.qcow2:\nNo errors were found on the image.',
+    );
+  });
+
+  test('of an image with leaks', () => {
+    const result = fakeCheck({ leaks: 2, findings: ['Leaked cluster 5 refcount=1 reference=0'] });
+    expect(report({ mode: 'check', result })).toBe(
+      [
+        'image.qcow2:',
+        'Leaked cluster 5 refcount=1 reference=0',
+        '... and 1 more',
+        '2 leaked clusters were found on the image.',
+        'This means waste of disk space, but no harm to data.',
+      ].join('\n'),
+    );
+  });
+
+  test('of a corrupt image', () => {
+    const result = fakeCheck({ corruptions: 1, findings: ['ERROR cluster 5 refcount=0 reference=1'] });
+    expect(report({ mode: 'check', result })).toBe(
+      [
+        'image.qcow2:',
+        'ERROR cluster 5 refcount=0 reference=1',
+        '1 errors were found on the image.',
+        'Data may be corrupted, or further writes to the image may corrupt it.',
+      ].join('\n'),
+    );
+  });
+});
