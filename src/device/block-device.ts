@@ -1,0 +1,39 @@
+/** The narrow interface between the engine and whatever holds the image's bytes. */
+
+/** A stretch of bytes [start, end) of the file. */
+export interface ByteRange {
+  start: number;
+  end: number;
+}
+
+/**
+ * Devices stack: a Recording or Fault device wraps a File or Memory device.
+ * Offsets and lengths are bytes. Every method rejects with the host's error (`code` = EIO, ENOSPC, ...).
+ */
+export interface BlockDevice {
+  /** Bytes in the file now. */
+  readonly lengthBytes: number;
+  /** Fills `target` from `offset`; bytes beyond the end of the file read as zeroes. */
+  read(target: Uint8Array, offset: number): Promise<void>;
+  /** Writes all of `source` at `offset`, extending the file where needed. Not durable before `flush`. */
+  write(source: Uint8Array, offset: number): Promise<void>;
+  /** Barrier: resolves when everything written or truncated before the call is durable (fdatasync). */
+  flush(): Promise<void>;
+  /** Sets the file's length; bytes that it adds read as zeroes. */
+  truncate(lengthBytes: number): Promise<void>;
+
+  /**
+   * First stretch at or after `offset` that the host has allocated, clipped to `end`; null where all of
+   * [offset, end) is a hole. A host that does not know its holes answers the whole range.
+   */
+  dataExtent(offset: number, end: number): ByteRange | null;
+  /** True where `punch` can work on this host; decided once, by a probe that changes nothing. */
+  readonly canPunch: boolean;
+  /** Deallocates [offset, offset + length): it reads as zeroes afterwards. Rejects where the host cannot. */
+  punch(offset: number, lengthBytes: number): Promise<void>;
+  /** Bytes free on the host's file system, or Infinity where that is not known. */
+  freeBytes(): Promise<number>;
+  /** Bytes that the host has allocated for the file. */
+  allocatedBytes(): number;
+  close(): Promise<void>;
+}
