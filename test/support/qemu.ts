@@ -40,10 +40,10 @@ export function qemuIo(image: string, commands: readonly string[], options: read
 /** What `qemu-img check` counts. Throws when it cannot open or read the image at all. */
 export function checkImage(path: string): QemuCheck {
   requireQemu();
-  const { status, stdout, stderr } = spawnSync('qemu-img', ['check', '-f', 'qcow2', '--output=json', path], {
-    encoding: 'utf8',
-    maxBuffer: 1 << 28,
-  });
+  // Named like this, the backing file need not exist.
+  const options = { driver: 'qcow2', file: { driver: 'file', filename: path }, backing: null };
+  const args = ['check', '--output=json', `json:${JSON.stringify(options)}`];
+  const { status, stdout, stderr } = spawnSync('qemu-img', args, { encoding: 'utf8', maxBuffer: 1 << 28 });
   // 0 clean, 2 corruptions, 3 leaks; 1 and 63 mean that no check took place.
   if (status !== 0 && status !== 2 && status !== 3) {
     throw new Error(`qemu-img check ${path}: exit ${status}\n${stderr}`);

@@ -1,0 +1,157 @@
+/** Bytes of the header cluster and of the snapshot table of a test image. */
+import type { ImageFormat, Snapshot } from './image-model.js';
+import type { Random } from './random.js';
+
+export interface HeaderExtension {
+  readonly type: number;
+  readonly data: Uint8Array;
+}
+
+export interface HeaderOptions {
+  /** Version 3 only; version 2 has 72 bytes. */
+  readonly headerLength?: 104 | 112;
+  readonly lazyRefcounts?: boolean;
+  /** Adds a feature name table with this many entries. */
+  readonly featureNames?: number;
+  readonly extensions?: readonly HeaderExtension[];
+  readonly backingFile?: string;
+  readonly backingFormat?: string;
+}
+
+export interface HeaderFields {
+  readonly l1Offset: number;
+  readonly l1Size: number;
+  readonly refcountTableOffset: number;
+  readonly refcountTableClusters: number;
+  readonly snapshotCount: number;
+  readonly snapshotsOffset: number;
+}
+
+export const FEATURE_NAMES = 0x6803f857;
+export const BACKING_FORMAT = 0xe2792aca;
+
+const KNOWN_FEATURES: readonly (readonly [type: number, bit: number, name: string])[] = [
+  [0, 0, 'dirty bit'],
+  [0, 1, 'corrupt bit'],
+  [0, 2, 'external data file'],
+  [0, 3, 'compression type'],
+  [0, 4, 'extended L2 entries'],
+  [1, 0, 'lazy refcounts'],
+  [2, 0, 'bitmaps'],
+  [2, 1, 'raw external data'],
+];
+
+/** `garbage` fills the bytes after everything that means something. */
+export function encodeHeader(
+  format: ImageFormat,
+  options: HeaderOptions,
+  fields: HeaderFields,
+  garbage: Random | null,
+): Uint8Array {
+  const headerLength = format.version === 2 ? 72 : (options.headerLength ?? 112);
+  const cluster = Buffer.alloc(format.clusterSize);
+  cluster.writeUInt32BE(0x514649fb, 0);
+  cluster.writeUInt32BE(format.version, 4);
+  cluster.writeUInt32BE(format.clusterBits, 20);
+  writeOffset(cluster, format.virtualSize, 24);
+  cluster.writeUInt32BE(fields.l1Size, 36);
+  writeOffset(cluster, fields.l1Offset, 40);
+  writeOffset(cluster, fields.refcountTableOffset, 48);
+  cluster.writeUInt32BE(fields.refcountTableClusters, 56);
+  cluster.writeUInt32BE(fields.snapshotCount, 60);
+  writeOffset(cluster, fields.snapshotsOffset, 64);
+  if (format.version === 3) {
+    cluster.writeUInt32BE(options.lazyRefcounts === true ? 1 : 0, 84);
+    cluster.writeUInt32BE(format.refcountOrder, 96);
+    cluster.writeUInt32BE(headerLength, 100);
+  }
+
+  let end = headerLength;
+  for (const { type, data } of allExtensions(options)) {
+    const next = end + 8 + Math.ceil(data.length / 8) * 8;
+    requireRoom(next, format);
+    cluster.writeUInt32BE(type, end);
+    cluster.writeUInt32BE(data.length, end + 4);
+    cluster.set(data, end + 8);
+    end = next;
+  }
+  // Eight zero bytes end the extensions, unless they fill the cluster.
+  end = Math.min(end + 8, format.clusterSize);
+  if (options.backingFile !== undefined) {
+    const name = Buffer.from(options.backingFile);
+    requireRoom(end + name.length, format);
+    writeOffset(cluster, end, 8);
+    cluster.writeUInt32BE(name.length, 16);
+    cluster.set(name, end);
+    end += name.length;
+  }
+  if (garbage !== null) {
+    cluster.set(garbage.bytes(format.clusterSize - end), end);
+  }
+  return cluster;
+}
+
+/** Entries as QEMU writes them, each L1 offset given by the caller. */
+export function encodeSnapshotTable(
+  snapshots: readonly Snapshot[],
+  l1Offsets: readonly number[],
+  garbage: Random,
+): Uint8Array {
+  const parts: Uint8Array[] = [];
+  for (const [index, snapshot] of snapshots.entries()) {
+    const id = Buffer.from(snapshot.id);
+    const length = 40 + snapshot.extraSize + id.length + snapshot.name.length;
+    const isLast = index === snapshots.length - 1;
+    const entry = Buffer.alloc(isLast ? length : Math.ceil(length / 8) * 8);
+    writeOffset(entry, l1Offsets[index] ?? 0, 0);
+    entry.writeUInt32BE(snapshot.l1.size, 8);
+    entry.writeUInt16BE(id.length, 12);
+    entry.writeUInt16BE(snapshot.name.length, 14);
+    entry.writeUInt32BE(1_700_000_000 + index, 16);
+    entry.writeUInt32BE(index * 1000, 20);
+    writeOffset(entry, index * 1_000_000_007, 24);
+    entry.writeUInt32BE(snapshot.vmStateSize, 32);
+    entry.writeUInt32BE(snapshot.extraSize, 36);
+    entry.set(encodeExtra(snapshot, garbage), 40);
+    entry.set(id, 40 + snapshot.extraSize);
+    entry.set(snapshot.name, 40 + snapshot.extraSize + id.length);
+    parts.push(entry);
+  }
+  return Buffer.concat(parts);
+}
+
+/** State size, disk size, instruction count (none), then bytes of some later version. */
+function encodeExtra({ extraSize, vmStateSize, diskSize }: Snapshot, garbage: Random): Uint8Array {
+  const known = Buffer.alloc(24, 0xff);
+  writeOffset(known, vmStateSize, 0);
+  writeOffset(known, diskSize, 8);
+  return Buffer.concat([known, garbage.bytes(Math.max(0, extraSize - 24))]).subarray(0, extraSize);
+}
+
+function allExtensions(options: HeaderOptions): HeaderExtension[] {
+  const result: HeaderExtension[] = [];
+  if (options.backingFormat !== undefined) {
+    result.push({ type: BACKING_FORMAT, data: Buffer.from(options.backingFormat) });
+  }
+  if (options.featureNames !== undefined) {
+    const table = Buffer.alloc(48 * options.featureNames);
+    for (const [index, [type, bit, name]] of KNOWN_FEATURES.slice(0, options.featureNames).entries()) {
+      table[index * 48] = type;
+      table[index * 48 + 1] = bit;
+      table.write(name, index * 48 + 2);
+    }
+    result.push({ type: FEATURE_NAMES, data: table });
+  }
+  return [...result, ...(options.extensions ?? [])];
+}
+
+function requireRoom(end: number, format: ImageFormat): void {
+  if (end > format.clusterSize) {
+    throw new Error(`the header needs ${end} bytes, a cluster has ${format.clusterSize}`);
+  }
+}
+
+export function writeOffset(buffer: Buffer, value: number, position: number): void {
+  buffer.writeUInt32BE(Math.floor(value / 0x1_0000_0000), position);
+  buffer.writeUInt32BE(value % 0x1_0000_0000, position + 4);
+}

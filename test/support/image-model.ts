@@ -1,0 +1,175 @@
+/**
+ * The logical side of a test image: which tables lead to which clusters, with no idea yet where in
+ * the file anything is. Refcounts follow from it: one for each path from an L1 table.
+ */
+
+/** One host cluster of guest data. */
+export class DataUnit {
+  /** As a crash leaves it when it strikes between the pointer updates of a move: too high. */
+  refcountAtLeast = 0;
+
+  constructor(public content: Uint8Array) {}
+}
+
+export interface L2Entry {
+  /** Reads as zeroes, whatever the cluster holds. */
+  readonly zero: boolean;
+  readonly data: DataUnit | null;
+}
+
+export class L2Unit {
+  refcountAtLeast = 0;
+  readonly entries: Map<number, L2Entry>;
+
+  constructor(entries?: ReadonlyMap<number, L2Entry>) {
+    this.entries = new Map(entries);
+  }
+}
+
+export class L1Table {
+  readonly tables: Map<number, L2Unit>;
+
+  constructor(
+    public size: number,
+    tables?: ReadonlyMap<number, L2Unit>,
+  ) {
+    this.tables = new Map(tables);
+  }
+
+  clone(): L1Table {
+    return new L1Table(this.size, this.tables);
+  }
+}
+
+export interface Snapshot {
+  readonly id: string;
+  readonly name: Uint8Array;
+  readonly l1: L1Table;
+  /** Bytes of machine state, in guest clusters after the disk's last L1 entry. */
+  readonly vmStateSize: number;
+  readonly diskSize: number;
+  readonly extraSize: number;
+}
+
+export interface ImageFormat {
+  readonly version: 2 | 3;
+  readonly clusterBits: number;
+  readonly clusterSize: number;
+  readonly refcountOrder: number;
+  readonly virtualSize: number;
+}
+
+export class ImageModel {
+  active: L1Table;
+  readonly snapshots: Snapshot[] = [];
+  /** Tables that no snapshot names any more, but whose references are still counted: leaks. */
+  readonly ghosts: L1Table[] = [];
+
+  constructor(
+    readonly format: ImageFormat,
+    l1Size: number,
+  ) {
+    this.active = new L1Table(l1Size);
+  }
+
+  get entriesPerL2(): number {
+    return this.format.clusterSize / 8;
+  }
+
+  get maxRefcount(): number {
+    return 2 ** (2 ** this.format.refcountOrder) - 1;
+  }
+
+  layers(): L1Table[] {
+    return [this.active, ...this.snapshots.map(({ l1 }) => l1), ...this.ghosts];
+  }
+
+  entry(l1: L1Table, guestCluster: number): L2Entry | undefined {
+    const table = l1.tables.get(Math.floor(guestCluster / this.entriesPerL2));
+    return table?.entries.get(guestCluster % this.entriesPerL2);
+  }
+
+  /** Sets or removes an entry; a table that other L1 entries share is copied first, as QEMU does. */
+  setEntry(l1: L1Table, guestCluster: number, entry: L2Entry | null): void {
+    const l1Index = Math.floor(guestCluster / this.entriesPerL2);
+    const found = l1.tables.get(l1Index);
+    if (found === undefined && entry === null) {
+      return;
+    }
+    const table = found === undefined || this.pointersTo(found) > 1 ? new L2Unit(found?.entries) : found;
+    l1.tables.set(l1Index, table);
+    l1.size = Math.max(l1.size, l1Index + 1);
+    if (entry === null) {
+      table.entries.delete(guestCluster % this.entriesPerL2);
+    } else {
+      table.entries.set(guestCluster % this.entriesPerL2, entry);
+    }
+  }
+
+  /** Each L2 table in some layer, once, with the name of its first place. */
+  distinctL2(): Map<L2Unit, string> {
+    const result = new Map<L2Unit, string>();
+    for (const [l1, name] of this.namedLayers()) {
+      for (const [index, table] of l1.tables) {
+        if (!result.has(table)) {
+          result.set(table, `${name}:${index}`);
+        }
+      }
+    }
+    return result;
+  }
+
+  distinctData(): Map<DataUnit, string> {
+    const result = new Map<DataUnit, string>();
+    for (const [l1, name] of this.namedLayers()) {
+      for (const [l1Index, table] of l1.tables) {
+        for (const [index, { data }] of table.entries) {
+          if (data !== null && !result.has(data)) {
+            result.set(data, `${name}:${l1Index * this.entriesPerL2 + index}`);
+          }
+        }
+      }
+    }
+    return result;
+  }
+
+  /** What the refcounts on disk say: references, ghosts' ones included, or more. */
+  refcounts(): Map<L2Unit | DataUnit, number> {
+    const paths = new Map<L2Unit | DataUnit, number>();
+    const add = (unit: L2Unit | DataUnit) => paths.set(unit, (paths.get(unit) ?? 0) + 1);
+    for (const l1 of this.layers()) {
+      for (const table of l1.tables.values()) {
+        add(table);
+        for (const { data } of table.entries.values()) {
+          if (data !== null) {
+            add(data);
+          }
+        }
+      }
+    }
+    for (const [unit, count] of paths) {
+      paths.set(unit, Math.max(count, unit.refcountAtLeast));
+    }
+    return paths;
+  }
+
+  private pointersTo(unit: L2Unit): number {
+    let count = 0;
+    for (const l1 of this.layers()) {
+      for (const table of l1.tables.values()) {
+        count += table === unit ? 1 : 0;
+      }
+    }
+    return count;
+  }
+
+  private *namedLayers(): Generator<[L1Table, string]> {
+    yield [this.active, 'active'];
+    for (const { l1, id } of this.snapshots) {
+      yield [l1, id];
+    }
+    for (const [index, l1] of this.ghosts.entries()) {
+      yield [l1, `ghost${index}`];
+    }
+  }
+}
