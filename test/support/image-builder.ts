@@ -2,7 +2,7 @@
  * Builds qcow2 images in memory, in any legal state and with any physical layout:
  * `image({ clusterBits: 9 }).write(0).snapshot('a').write(0).layout({ shuffle: true, junk: 8 }).build()`.
  */
-import type { HeaderExtension, HeaderOptions } from './image-header.js';
+import { writeOffset, type HeaderExtension, type HeaderOptions } from './image-header.js';
 import { layOut, type BuiltImage, type LayoutOptions } from './image-layout.js';
 import { DataUnit, ImageModel, L2Unit, type ImageFormat, type L1Table } from './image-model.js';
 import { Random } from './random.js';
@@ -111,14 +111,18 @@ export class ImageBuilder {
     const { format, active } = this.model;
     const l1 = active.clone();
     const vmStateClusters = options.vmStateClusters ?? 0;
+    const vmStateSize = Math.max(0, vmStateClusters * format.clusterSize - 100);
     const firstState = Math.ceil(this.guestClusters / this.model.entriesPerL2) * this.model.entriesPerL2;
     this.model.snapshots.push({
       id: String(this.nextId++),
       name: typeof name === 'string' ? Buffer.from(name) : name,
       l1,
-      vmStateSize: Math.max(0, vmStateClusters * format.clusterSize - 100),
-      diskSize: options.diskSize ?? format.virtualSize,
-      extraSize: options.extraSize ?? (format.version === 3 ? 24 : 0),
+      vmStateSize,
+      extra: this.snapshotExtra(
+        options.extraSize ?? (format.version === 3 ? 24 : 0),
+        vmStateSize,
+        options.diskSize ?? format.virtualSize,
+      ),
     });
     for (let index = 0; index < vmStateClusters; index++) {
       this.model.setEntry(l1, firstState + index, { zero: false, data: this.newData() });
@@ -221,6 +225,14 @@ export class ImageBuilder {
   buildWithMap(): BuiltImage {
     const header = { ...this.options, extensions: this.extensions };
     return layOut(this.model, header, this.layoutOptions, new Random((this.options.seed ?? 1) + 0x5eed));
+  }
+
+  /** State size, disk size, instruction count (none), then bytes of some later version. */
+  private snapshotExtra(size: number, vmStateSize: number, diskSize: number): Uint8Array {
+    const known = Buffer.alloc(24, 0xff);
+    writeOffset(known, vmStateSize, 0);
+    writeOffset(known, diskSize, 8);
+    return Buffer.concat([known, this.random.bytes(Math.max(0, size - 24))]).subarray(0, size);
   }
 
   private newData(content?: Uint8Array): DataUnit {

@@ -95,12 +95,11 @@ export function encodeHeader(
 export function encodeSnapshotTable(
   snapshots: readonly Snapshot[],
   l1Offsets: readonly number[],
-  garbage: Random,
 ): Uint8Array {
   const parts: Uint8Array[] = [];
   for (const [index, snapshot] of snapshots.entries()) {
     const id = Buffer.from(snapshot.id);
-    const length = 40 + snapshot.extraSize + id.length + snapshot.name.length;
+    const length = 40 + snapshot.extra.length + id.length + snapshot.name.length;
     const isLast = index === snapshots.length - 1;
     const entry = Buffer.alloc(isLast ? length : Math.ceil(length / 8) * 8);
     writeOffset(entry, l1Offsets[index] ?? 0, 0);
@@ -111,21 +110,13 @@ export function encodeSnapshotTable(
     entry.writeUInt32BE(index * 1000, 20);
     writeOffset(entry, index * 1_000_000_007, 24);
     entry.writeUInt32BE(snapshot.vmStateSize, 32);
-    entry.writeUInt32BE(snapshot.extraSize, 36);
-    entry.set(encodeExtra(snapshot, garbage), 40);
-    entry.set(id, 40 + snapshot.extraSize);
-    entry.set(snapshot.name, 40 + snapshot.extraSize + id.length);
+    entry.writeUInt32BE(snapshot.extra.length, 36);
+    entry.set(snapshot.extra, 40);
+    entry.set(id, 40 + snapshot.extra.length);
+    entry.set(snapshot.name, 40 + snapshot.extra.length + id.length);
     parts.push(entry);
   }
   return Buffer.concat(parts);
-}
-
-/** State size, disk size, instruction count (none), then bytes of some later version. */
-function encodeExtra({ extraSize, vmStateSize, diskSize }: Snapshot, garbage: Random): Uint8Array {
-  const known = Buffer.alloc(24, 0xff);
-  writeOffset(known, vmStateSize, 0);
-  writeOffset(known, diskSize, 8);
-  return Buffer.concat([known, garbage.bytes(Math.max(0, extraSize - 24))]).subarray(0, extraSize);
 }
 
 function allExtensions(options: HeaderOptions): HeaderExtension[] {

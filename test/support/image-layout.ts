@@ -98,7 +98,7 @@ class Layout {
   ) {
     this.clusterSize = model.format.clusterSize;
     this.entriesPerBlock = (this.clusterSize * 8) / 2 ** model.format.refcountOrder;
-    this.snapshotTableLength = encodeSnapshotTable(model.snapshots, [], random).length;
+    this.snapshotTableLength = encodeSnapshotTable(model.snapshots, []).length;
     this.snapshotTable =
       this.snapshotTableLength === 0
         ? null
@@ -311,7 +311,7 @@ class Layout {
     }
     if (unit === this.snapshotTable) {
       const offsets = this.model.snapshots.map(({ l1 }) => this.offsetOf(l1));
-      return this.withTail(encodeSnapshotTable(this.model.snapshots, offsets, this.random), unit);
+      return this.withTail(encodeSnapshotTable(this.model.snapshots, offsets), unit);
     }
     for (const [index, block] of this.blocks) {
       if (block === unit) {

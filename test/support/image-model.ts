@@ -47,8 +47,7 @@ export interface Snapshot {
   readonly l1: L1Table;
   /** Bytes of machine state, in guest clusters after the disk's last L1 entry. */
   readonly vmStateSize: number;
-  readonly diskSize: number;
-  readonly extraSize: number;
+  readonly extra: Uint8Array;
 }
 
 export interface ImageFormat {

@@ -8,7 +8,7 @@ export interface RandomImageOverrides {
   readonly version?: 2 | 3;
   /** About the most host clusters that the file may have; by default 400, with large clusters fewer. */
   readonly maxClusters?: number;
-  /** No leaks of any kind, so that refcounts are exactly the references. */
+  /** No leaks of any kind, so that refcounts are exactly the references; by default one image in seven. */
   readonly clean?: boolean;
   /** Has the last word on the layout. */
   readonly layout?: LayoutOptions;
@@ -28,15 +28,16 @@ export function randomImage(seed: number, overrides: RandomImageOverrides = {}):
   const orders = [0, 1, 1, 2, 3, 4, 4, 4, 5, 6, 6];
   const refcountOrder = overrides.refcountOrder ?? (version === 2 ? 4 : random.pick(orders));
   const maxClusters = overrides.maxClusters ?? (clusterBits >= 14 ? 30 : random.pick([80, 150, 250, 400]));
+  const clean = overrides.clean ?? random.chance(0.15);
   const format = { seed, version, clusterBits, refcountOrder } as const;
   const header = randomHeader(random, format);
   const options: ImageOptions = { ...format, ...header, ...randomSizes(random, clusterBits, maxClusters) };
 
   const builder = image(options);
-  const guest = new RandomGuest(random, builder, options, overrides.clean === true);
+  const guest = new RandomGuest(random, builder, options, clean);
   guest.fill(Math.floor(maxClusters * (0.25 + (0.35 * random.int(100)) / 100)));
   const layout = {
-    ...randomLayout(random, { clusterBits, refcountOrder, maxClusters }, overrides.clean === true),
+    ...randomLayout(random, { clusterBits, refcountOrder, maxClusters }, clean),
     ...overrides.layout,
   };
   const bytes = builder.layout(layout).build();
@@ -161,7 +162,7 @@ class RandomGuest {
     return model.distinctData().size + model.distinctL2().size;
   }
 
-  /** Now and then beyond the end of the disk, as after a shrink, but never where machine state goes. */
+  /** Now and then beyond the end of the disk, as after a shrink. */
   private cluster(): number {
     const { guestClusters, model } = this.builder;
     const end = this.random.chance(0.05)
@@ -230,7 +231,7 @@ class RandomGuest {
       this.history.push(`revert ${name}`);
       return;
     }
-    const interrupted = !this.clean && random.chance(0.3);
+    const interrupted = !this.clean && random.chance(0.2);
     builder.deleteSnapshot(name, { interrupted });
     this.names.splice(this.names.indexOf(name), 1);
     this.layers -= interrupted ? 0 : 1;
