@@ -1,0 +1,80 @@
+/** The main job: compacts an image in place. */
+import type { BlockDevice } from '../device/block-device.js';
+import { requireSound } from '../image/walk.js';
+import { Compaction, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
+import { goalFor } from '../recycler/goal.js';
+import { Volume } from '../recycler/volume.js';
+import { cannotPunch, littleToReclaim } from './notices.js';
+import { requireBytes, requireClusterCount } from './options.js';
+import { planFigures } from './plan.js';
+import { beginSession, secondsSince, withImageFile } from './session.js';
+import type { CompactOptions, CompactResult } from './types.js';
+
+/**
+ * Compacts the image at `path`: afterwards it has no leak and no excess cluster, and the guest sees the same.
+ * An aborted signal stops at the next barrier and resolves with outcome `interrupted`.
+ * @throws QcowError; the image is valid whatever happens, and untouched where it was refused
+ */
+export async function compact(path: string, options: CompactOptions = {}): Promise<CompactResult> {
+  requireClusterCount('keepErased', options.keepErased);
+  requireBytes('roundBytes', options.roundBytes);
+  return withImageFile(path, 'write', async (device) => ({ ...(await compactDevice(device, options)), path }));
+}
+
+/** The same on any block device. */
+export async function compactDevice(
+  device: BlockDevice,
+  options: CompactOptions & { maxMoves?: number } = {},
+): Promise<CompactResult> {
+  const session = await beginSession(device, options);
+  const { image, walked, figures, lengthBefore, allocatedBefore, startedAt } = session;
+  requireSound(walked);
+  const keepErased = options.keepErased ?? 0;
+  const volume = new Volume(image, walked.clusters);
+  const planned = planFigures(session, volume, goalFor(volume, keepErased));
+  const notices: string[] = [];
+  const punch = (options.punch ?? false) && (session.device.canPunch || !notices.push(cannotPunch()));
+  options.onProgress?.({ phase: 'plan', percent: 0, bytesDone: 0, bytesTotal: planned.bytesToCopy });
+
+  let percent = 0;
+  const compaction = new Compaction(volume, {
+    keepErased,
+    punch,
+    roundBytes: options.roundBytes ?? DEFAULT_ROUND_BYTES,
+    runtimeAsserts: options.runtimeAsserts ?? false,
+    ...(options.maxMoves === undefined ? {} : { maxMoves: options.maxMoves }),
+    stopped: () => options.signal?.aborted ?? false,
+    onMoved: (bytesDone, bytesTotal) => {
+      // 100 is said once, after the final barrier (C71).
+      percent = Math.max(percent, Math.min(99, Math.floor((100 * bytesDone) / bytesTotal)));
+      options.onProgress?.({ phase: 'move', percent, bytesDone, bytesTotal });
+    },
+  });
+  const report = await compaction.run();
+  const lengthAfter = device.lengthBytes;
+  if (report.excess > 0) {
+    notices.push(`${report.excess} clusters could not be moved: the tables lie so that no run of free clusters fits them`);
+  }
+  const outcome = report.interrupted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'compacted';
+  if (outcome !== 'interrupted') {
+    notices.push(...littleToReclaim(lengthBefore, lengthAfter, figures.clusters.live, figures.clusters.total));
+    const bytes = report.bytesMoved;
+    options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: bytes, bytesTotal: bytes });
+  }
+  return {
+    ...planned,
+    lengthAfter,
+    notices,
+    outcome,
+    bytesMoved: report.bytesMoved,
+    referencesUpdated: compaction.recycler.referencesUpdated,
+    clustersErased: compaction.recycler.clustersErased,
+    leaksReclaimed: report.leaksReclaimed,
+    rounds: report.rounds,
+    barriers: session.device.barriers,
+    bytesWritten: session.device.bytesWritten,
+    allocatedBefore,
+    allocatedAfter: device.allocatedBytes(),
+    seconds: secondsSince(startedAt),
+  };
+}

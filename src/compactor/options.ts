@@ -1,0 +1,12 @@
+/** Bounds on what callers pass; errors name option, expectation and value. */
+import { QcowError } from '../errors.js';
+
+export function requireClusterCount(name: string, value: number | undefined): number | undefined {
+  if (value === undefined || (Number.isSafeInteger(value) && value >= 0)) return value;
+  throw new QcowError('USAGE', `${name} must be a whole number of clusters, 0 or more; got ${value}`);
+}
+
+export function requireBytes(name: string, value: number | undefined): number | undefined {
+  if (value === undefined || (Number.isSafeInteger(value) && value >= 1)) return value;
+  throw new QcowError('USAGE', `${name} must be a whole number of bytes, 1 or more; got ${value}`);
+}

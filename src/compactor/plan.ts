@@ -1,0 +1,40 @@
+/** `--dry-run`: the same walk and plan, nothing written. */
+import { requireSound } from '../image/walk.js';
+import { expectedMoves } from '../recycler/compaction.js';
+import { type Goal, goalFor } from '../recycler/goal.js';
+import { Volume } from '../recycler/volume.js';
+import { littleToReclaim } from './notices.js';
+import { requireClusterCount } from './options.js';
+import { type Session, beginSession, withImageFile } from './session.js';
+import type { CommonOptions, PlanResult } from './types.js';
+
+/** What `compact` would do to the image at `path`. Takes the same lock where the file is writable. */
+export async function plan(
+  path: string,
+  options: CommonOptions & { keepErased?: number; punch?: boolean } = {},
+): Promise<PlanResult> {
+  requireClusterCount('keepErased', options.keepErased);
+  return withImageFile(path, 'inspect', async (device, notices) => {
+    const session = await beginSession(device, options);
+    requireSound(session.walked);
+    const volume = new Volume(session.image, session.walked.clusters);
+    const figures = planFigures(session, volume, goalFor(volume, options.keepErased ?? 0));
+    const { live, total } = figures.clusters;
+    notices.push(...littleToReclaim(figures.lengthBefore, figures.lengthAfter, live, total));
+    options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
+    return { ...figures, path, notices };
+  });
+}
+
+export function planFigures({ figures, lengthBefore }: Session, volume: Volume, goal: Goal): PlanResult {
+  const clustersToMove = expectedMoves(volume, goal);
+  return {
+    ...figures,
+    path: '',
+    lengthBefore,
+    lengthAfter: Math.min(lengthBefore, goal.finalClusters * figures.clusterBytes),
+    clustersToMove,
+    bytesToCopy: clustersToMove * figures.clusterBytes,
+    notices: [],
+  };
+}

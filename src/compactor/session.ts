@@ -1,0 +1,72 @@
+/** An image opened, walked and measured: what every command begins with. */
+import type { BlockDevice } from '../device/block-device.js';
+import { MeteredDevice } from '../device/metered-device.js';
+import { type OpenMode, openImageFile } from '../device/open-image.js';
+import { type Image, openImage } from '../image/image.js';
+import { type Walk, walk } from '../image/walk.js';
+import { translateHostError } from './host-errors.js';
+import type { CommonOptions, ImageFigures } from './types.js';
+
+export interface Session {
+  device: MeteredDevice;
+  image: Image;
+  walked: Walk;
+  figures: ImageFigures;
+  lengthBefore: number;
+  allocatedBefore: number;
+  startedAt: number;
+}
+
+/** Opens the image on `device` and walks it; nothing is written. */
+export async function beginSession(device: BlockDevice, options: CommonOptions): Promise<Session> {
+  const startedAt = performance.now();
+  options.onProgress?.({ phase: 'walk', percent: 0, bytesDone: 0, bytesTotal: 0 });
+  const metered = new MeteredDevice(device);
+  const image = await openImage(metered);
+  const walked = await walk(image);
+  const { header } = image;
+  const figures: ImageFigures = {
+    formatVersion: header.version,
+    clusterBytes: header.clusterBytes,
+    virtualBytes: header.virtualBytes,
+    snapshotCount: header.snapshotCount,
+    clusters: {
+      total: image.fileClusters,
+      live: walked.live,
+      junk: walked.junk,
+      leaked: walked.findings.leaks,
+    },
+  };
+  return {
+    device: metered,
+    image,
+    walked,
+    figures,
+    lengthBefore: device.lengthBytes,
+    allocatedBefore: device.allocatedBytes(),
+    startedAt,
+  };
+}
+
+export function secondsSince(startedAt: number): number {
+  return Math.round(performance.now() - startedAt) / 1000;
+}
+
+/** Opens the file, does `work`, closes it; the host's failures come out as QcowError. */
+export async function withImageFile<T>(
+  path: string,
+  mode: OpenMode,
+  work: (device: BlockDevice, notices: string[]) => Promise<T>,
+): Promise<T> {
+  const opened = await openImageFile(path, { mode });
+  const notices = opened.locked
+    ? []
+    : ['the file is read-only and so not locked: the result is only right if nobody writes to the image'];
+  try {
+    return await work(opened.device, notices);
+  } catch (error) {
+    throw translateHostError(error);
+  } finally {
+    await opened.device.close();
+  }
+}

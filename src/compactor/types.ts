@@ -1,0 +1,105 @@
+/** What the library takes and returns. All lengths are bytes unless the name says otherwise. */
+
+export type Phase = 'walk' | 'plan' | 'erase' | 'move' | 'finish';
+
+export interface Progress {
+  phase: Phase;
+  /** 0..100, never falling within a run; 100 is reported once, after the final barrier. */
+  percent: number;
+  bytesDone: number;
+  bytesTotal: number;
+}
+
+export interface CommonOptions {
+  /** Abort it to stop at the next barrier; what was gained is kept. */
+  signal?: AbortSignal;
+  onProgress?: (progress: Progress) => void;
+  /** Check the engine's own state after every step (slow). */
+  runtimeAsserts?: boolean;
+}
+
+export interface EraseOptions extends CommonOptions {
+  /** Stop when this many clusters are erased; undefined erases all junk. */
+  keepErased?: number;
+  /** Deallocate host blocks instead of writing zeroes. */
+  punch?: boolean;
+}
+
+export interface CompactOptions extends CommonOptions {
+  /** Leave this many erased clusters in the file for the guest's next writes; default 0. */
+  keepErased?: number;
+  /** Erase those by deallocating host blocks instead of writing zeroes. */
+  punch?: boolean;
+  /** Most bytes that are in two places at once; default 256 MiB, less when the host is nearly full. */
+  roundBytes?: number;
+}
+
+export interface ImageFigures {
+  formatVersion: 2 | 3;
+  clusterBytes: number;
+  virtualBytes: number;
+  snapshotCount: number;
+  /** Cluster counts as the walk found them. */
+  clusters: {
+    /** ceil(file length / cluster size). */
+    total: number;
+    live: number;
+    /** Nothing refers to them; includes leaked ones. */
+    junk: number;
+    /** Clusters whose refcount is higher than their references, in use or not. */
+    leaked: number;
+  };
+}
+
+export interface PlanResult extends ImageFigures {
+  path: string;
+  lengthBefore: number;
+  lengthAfter: number;
+  clustersToMove: number;
+  bytesToCopy: number;
+  /** Things the user should know, one line each: `little to reclaim: ...`, `read-only, not locked`. */
+  notices: string[];
+}
+
+export interface CompactResult extends PlanResult {
+  /** `clean`: there was nothing to do and nothing was written. */
+  outcome: 'compacted' | 'clean' | 'interrupted';
+  /** Here `lengthAfter` is the file's real length at the end. */
+  bytesMoved: number;
+  referencesUpdated: number;
+  clustersErased: number;
+  leaksReclaimed: number;
+  rounds: number;
+  barriers: number;
+  /** All bytes written to the file, metadata included. */
+  bytesWritten: number;
+  /** Bytes the host had allocated for the file. */
+  allocatedBefore: number;
+  allocatedAfter: number;
+  seconds: number;
+}
+
+export interface EraseResult extends ImageFigures {
+  path: string;
+  outcome: 'erased' | 'clean' | 'interrupted';
+  /** Clusters that are erased now, those that already were holes of the host file included. */
+  clustersErased: number;
+  /** Of these, holes that needed no write. */
+  clustersAlreadyHoles: number;
+  bytesWritten: number;
+  /** `punch` or `write`. */
+  method: 'punch' | 'write';
+  leaksReclaimed: number;
+  notices: string[];
+  seconds: number;
+}
+
+export interface CheckResult extends ImageFigures {
+  path: string;
+  corruptions: number;
+  /** Leaked clusters, counted as qemu-img check counts them. */
+  leaks: number;
+  /** The first findings in words, at most 100. */
+  findings: string[];
+  notices: string[];
+}

@@ -1,0 +1,48 @@
+/**
+ * L1, L2 and refcount-table entries (qcow2 specification, "Cluster mapping" and "Host cluster management").
+ * An entry is two 32-bit halves (hi, lo). Bits 9..55 hold a host offset; everything else is kept as it is.
+ */
+import { TWO_32 } from './words.js';
+
+/** Bit 63: the refcount of the target is exactly one (active tables only). */
+export const HI_COPIED = 0x8000_0000;
+/** Bit 62 of an L2 entry: the rest is a compressed cluster descriptor. */
+export const HI_COMPRESSED = 0x4000_0000;
+/** Bit 0 of a version 3 L2 entry: reads as zeroes, whatever the offset holds. */
+export const LO_ZERO = 1;
+
+const HI_OFFSET_MASK = 0x00ff_ffff;
+const LO_OFFSET_MASK = 0xffff_fe00;
+
+/** Bits 56..62 and 0..8: reserved in an L1 entry. */
+export function l1ReservedBits(hi: number, lo: number): boolean {
+  return (hi & 0x7f00_0000) !== 0 || (lo & 0x1ff) !== 0;
+}
+
+/** Bits 56..61 and 1..8, and bit 0 before version 3: reserved in a standard L2 entry. */
+export function l2ReservedBits(hi: number, lo: number, version: number): boolean {
+  return (hi & 0x3f00_0000) !== 0 || (lo & (version >= 3 ? 0x1fe : 0x1ff)) !== 0;
+}
+
+/** Bits 56..63 would put the offset out of range and bits 0..8 are reserved in a refcount-table entry. */
+export function refcountTableReservedBits(hi: number, lo: number): boolean {
+  return (hi & 0xff00_0000) !== 0 || (lo & 0x1ff) !== 0;
+}
+
+/** Host offset of an entry: bits 9..55. May exceed 2^53: compare, do not compute, before it is bounded. */
+export function entryOffset(hi: number, lo: number): number {
+  return (hi & HI_OFFSET_MASK) * TWO_32 + ((lo & LO_OFFSET_MASK) >>> 0);
+}
+
+/** Puts another host offset into the entry at `position`; all bits but 9..55 stay (hazard 4.2). */
+export function retargetEntry(view: DataView, position: number, hostOffset: number): void {
+  const hi = view.getUint32(position);
+  const lo = view.getUint32(position + 4);
+  view.setUint32(position, ((hi & ~HI_OFFSET_MASK) | Math.floor(hostOffset / TWO_32)) >>> 0);
+  view.setUint32(position + 4, ((lo & ~LO_OFFSET_MASK) | (hostOffset % TWO_32 & LO_OFFSET_MASK)) >>> 0);
+}
+
+/** Sets bit 63 of the entry at `position`. */
+export function setCopied(view: DataView, position: number): void {
+  view.setUint32(position, (view.getUint32(position) | HI_COPIED) >>> 0);
+}

@@ -1,0 +1,64 @@
+/** Which images this version compacts, and the words in which it refuses the others (I6). */
+import { QcowError } from '../errors.js';
+import { EXTENSION, type Header, type HeaderExtension, INCOMPATIBLE } from './header.js';
+
+/** Name of a feature bit from the image's own feature name table, where it has one. */
+function featureName(kind: number, bit: number, table: Uint8Array | undefined): string {
+  for (let at = 0; table !== undefined && at + 48 <= table.length; at += 48) {
+    if (table[at] !== kind || table[at + 1] !== bit) continue;
+    const name = Buffer.from(table.subarray(at + 2, at + 48)).toString('latin1').split('\0')[0]!;
+    // The name comes from the file: keep control characters off the terminal.
+    return `bit ${bit} ("${name.replace(/[^\x20-\x7e]/g, '?')}")`;
+  }
+  return `bit ${bit}`;
+}
+
+function lowestBit(halves: readonly [number, number]): number {
+  for (let bit = 0; bit < 64; bit++) {
+    const half = bit < 32 ? halves[1] : halves[0];
+    if (((half >>> (bit % 32)) & 1) === 1) return bit;
+  }
+  return -1;
+}
+
+function unsupported(what: string): QcowError {
+  return new QcowError('UNSUPPORTED', `${what}, which this version does not handle`, {
+    hint: 'the image was left untouched',
+  });
+}
+
+/** Throws for every feature that this version does not handle. */
+export function requireSupported(header: Header, extensions: HeaderExtension[], cluster0: Uint8Array): void {
+  const names = extensions.find((extension) => extension.type === EXTENSION.featureNames);
+  const table = names && cluster0.subarray(names.dataAt, names.dataAt + names.dataBytes);
+  const low = header.incompatible[1];
+
+  if ((low & INCOMPATIBLE.corrupt) !== 0) {
+    throw new QcowError('CORRUPT', 'the image is marked corrupt', { hint: 'repair it with `qemu-img check -r all`' });
+  }
+  if ((low & INCOMPATIBLE.dirty) !== 0) {
+    throw new QcowError('CORRUPT', 'the image is marked dirty: its refcounts are not to be trusted', {
+      hint: 'repair it with `qemu-img check -r all`',
+    });
+  }
+  if ((low & INCOMPATIBLE.dataFile) !== 0) throw unsupported('the image keeps its data in an external data file');
+  if ((low & INCOMPATIBLE.extendedL2) !== 0) throw unsupported('the image has extended L2 entries');
+  const known = INCOMPATIBLE.compressionType;
+  const unknown: [number, number] = [header.incompatible[0], (low & ~known) >>> 0];
+  const bit = lowestBit(unknown);
+  if (bit >= 0) throw unsupported(`the image has the incompatible feature ${featureName(0, bit, table)}`);
+  if (((low & INCOMPATIBLE.compressionType) !== 0) !== (header.compressionType !== 0)) {
+    throw new QcowError('CORRUPT', 'compression type and its feature bit disagree', { where: 'header, byte 104' });
+  }
+  if (header.compressionType > 1) throw unsupported(`the image has compression type ${header.compressionType}`);
+
+  if (header.encryption !== 0) throw unsupported('the image is encrypted');
+  for (const { type } of extensions) {
+    if (type === EXTENSION.encryption) throw unsupported('the image has an encryption header');
+    if (type === EXTENSION.bitmaps) throw unsupported('the image has persistent bitmaps');
+    if (type === EXTENSION.dataFile) throw unsupported('the image names an external data file');
+  }
+  const autoclear = lowestBit(header.autoclear);
+  if (autoclear === 0) throw unsupported('the image has persistent bitmaps');
+  if (autoclear > 0) throw unsupported(`the image has the autoclear feature ${featureName(2, autoclear, table)}`);
+}

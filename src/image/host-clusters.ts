@@ -1,0 +1,110 @@
+/**
+ * What the walk knows of each host cluster: how many paths lead to it and what it holds.
+ * 5 bytes a cluster (I9); the refcounts on disk are another 4 (refcounts.ts).
+ */
+
+/** What a host cluster holds. */
+export const Kind = {
+  none: 0,
+  header: 1,
+  refcountTable: 2,
+  refcountBlock: 3,
+  l1Table: 4,
+  snapshotTable: 5,
+  l2Table: 6,
+  data: 7,
+} as const;
+export type Kind = (typeof Kind)[keyof typeof Kind];
+
+export const KIND_NAMES = [
+  'nothing',
+  'header',
+  'refcount table',
+  'refcount block',
+  'L1 table',
+  'snapshot table',
+  'L2 table',
+  'data',
+] as const;
+
+const KIND_MASK = 0x0f;
+/** The active L1 table leads here: flags in this L2 table are maintained (hazard 4.3). */
+const ACTIVE = 0x10;
+/** An active entry without the COPIED flag leads here. */
+const UNFLAGGED = 0x20;
+
+export class HostClusters {
+  #count: number;
+  /** References by path: an L2 table shared by n L1 tables gives each of its clusters n (hazard 7.2). */
+  refs: Uint32Array;
+  #kinds: Uint8Array;
+
+  constructor(count: number) {
+    this.#count = count;
+    this.refs = new Uint32Array(count);
+    this.#kinds = new Uint8Array(count);
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  kind(cluster: number): Kind {
+    return (this.#kinds[cluster]! & KIND_MASK) as Kind;
+  }
+
+  setKind(cluster: number, kind: Kind): void {
+    this.#kinds[cluster] = (this.#kinds[cluster]! & ~KIND_MASK) | kind;
+  }
+
+  isActive(cluster: number): boolean {
+    return (this.#kinds[cluster]! & ACTIVE) !== 0;
+  }
+
+  markActive(cluster: number): void {
+    this.#kinds[cluster]! |= ACTIVE;
+  }
+
+  markUnflagged(cluster: number): void {
+    this.#kinds[cluster]! |= UNFLAGGED;
+  }
+
+  /**
+   * One active entry without COPIED is all that leads here. Its refcount can only be lowered to 1 by moving
+   * the cluster, so that pointer and flag change in the same 8 bytes (I3).
+   */
+  needsFlag(cluster: number): boolean {
+    return this.refs[cluster] === 1 && (this.#kinds[cluster]! & UNFLAGGED) !== 0;
+  }
+
+  /** What was said of `source` holds of `destination`; `flagged`: the entry has got its COPIED flag. */
+  moved(source: number, destination: number, flagged: boolean): void {
+    this.refs[destination] = this.refs[source]!;
+    const kinds = this.#kinds[source]!;
+    this.#kinds[destination] = flagged ? kinds & ~UNFLAGGED : kinds;
+    this.forget(source);
+  }
+
+  /** Nothing refers to `cluster` any more. */
+  forget(cluster: number): void {
+    this.refs[cluster] = 0;
+    this.#kinds[cluster] = Kind.none;
+  }
+
+  /** Sets the number of clusters; new ones hold nothing. */
+  resize(count: number): void {
+    if (count > this.refs.length) {
+      const capacity = Math.max(count, Math.ceil(this.refs.length * 1.1));
+      const refs = new Uint32Array(capacity);
+      refs.set(this.refs);
+      const kinds = new Uint8Array(capacity);
+      kinds.set(this.#kinds);
+      this.refs = refs;
+      this.#kinds = kinds;
+    } else {
+      this.refs.fill(0, count, this.#count);
+      this.#kinds.fill(0, count, this.#count);
+    }
+    this.#count = count;
+  }
+}

@@ -1,0 +1,103 @@
+/** An opened image: its header, the places of its tables, and the device that holds it. */
+import { QcowError, hex } from '../errors.js';
+import type { BlockDevice } from '../device/block-device.js';
+import { requireSupported } from '../format/features.js';
+import { type Header, parseExtensions, parseHeader } from '../format/header.js';
+import { MAX_SNAPSHOT_TABLE_BYTES, type SnapshotEntry, parseSnapshotTable } from '../format/snapshots.js';
+import { Refcounts, decodeRefcountTable } from './refcounts.js';
+
+/** Most host clusters that fit the arrays in memory (16 TiB at 64 KiB). */
+const MAX_CLUSTERS = 2 ** 28;
+
+export interface Image {
+  readonly device: BlockDevice;
+  /** Its offset fields follow the tables when they move. */
+  readonly header: Header;
+  readonly refcounts: Refcounts;
+  readonly snapshots: SnapshotEntry[];
+  /** Clusters of the snapshot table; 0 without snapshots. */
+  readonly snapshotTableClusters: number;
+  /** ceil(file length / cluster size) at opening. */
+  readonly fileClusters: number;
+  /**
+   * Clusters that the arrays hold: those of the file that some refcount block describes. What lies beyond
+   * is junk with refcount 0, so a sparse file of any length costs no memory.
+   */
+  readonly mappedClusters: number;
+}
+
+export function clustersFor(lengthBytes: number, clusterBytes: number): number {
+  return Math.ceil(lengthBytes / clusterBytes);
+}
+
+function requireInside(what: string, offset: number, lengthBytes: number, header: Header, fileClusters: number): void {
+  const { clusterBytes } = header;
+  if (offset / clusterBytes + clustersFor(lengthBytes, clusterBytes) <= fileClusters) return;
+  throw new QcowError('CORRUPT', `the ${what} reaches beyond the end of the file`, {
+    where: `offset ${hex(offset)}, ${lengthBytes} bytes`,
+    hint: 'the file is truncated or damaged; it was left untouched',
+  });
+}
+
+/** Reads header, extensions, refcount table and snapshot table; throws for what cannot be handled (I6). */
+export async function openImage(device: BlockDevice): Promise<Image> {
+  const lengthBytes = device.lengthBytes;
+  const start = new Uint8Array(Math.min(lengthBytes, 512));
+  await device.read(start, 0);
+  const header = parseHeader(start);
+  const { clusterBytes } = header;
+  const fileClusters = clustersFor(lengthBytes, clusterBytes);
+  const cluster0 = new Uint8Array(Math.min(lengthBytes, clusterBytes));
+  await device.read(cluster0, 0);
+  requireSupported(header, parseExtensions(cluster0, header), cluster0);
+
+  const tableBytes = header.refcountTableClusters * clusterBytes;
+  requireInside('refcount table', header.refcountTableOffset, tableBytes, header, fileClusters);
+  const table = new Uint8Array(tableBytes);
+  await device.read(table, header.refcountTableOffset);
+  const blocks = decodeRefcountTable(table, header, fileClusters);
+  const covered = (blocks.findLastIndex((offset) => offset !== 0) + 1) * ((clusterBytes * 8) >> header.refcountOrder);
+  const mappedClusters = Math.min(fileClusters, covered);
+  if (mappedClusters > MAX_CLUSTERS) {
+    throw new QcowError('UNSUPPORTED', `the file has more than ${MAX_CLUSTERS} host clusters`);
+  }
+
+  if (header.l1Entries > 0) requireInside('L1 table', header.l1Offset, header.l1Entries * 8, header, fileClusters);
+  const { entries, lengthBytes: snapshotBytes } = await readSnapshots(device, header);
+  for (const [index, entry] of entries.entries()) {
+    if (entry.l1Entries === 0) continue;
+    const what = `L1 table of snapshot ${index}`;
+    if (!Number.isFinite(entry.l1Offset) || entry.l1Offset % clusterBytes !== 0 || entry.l1Offset === 0) {
+      throw new QcowError('CORRUPT', `the ${what} is not at a cluster of the file`, {
+        where: `snapshot table at ${hex(header.snapshotsOffset)}`,
+      });
+    }
+    requireInside(what, entry.l1Offset, entry.l1Entries * 8, header, fileClusters);
+  }
+  return {
+    device,
+    header,
+    refcounts: new Refcounts(header, blocks, mappedClusters),
+    snapshots: entries,
+    snapshotTableClusters: clustersFor(snapshotBytes, clusterBytes),
+    fileClusters,
+    mappedClusters,
+  };
+}
+
+async function readSnapshots(device: BlockDevice, header: Header) {
+  // Without snapshots the offset may be stale (hazard 7.6).
+  if (header.snapshotCount === 0) return { entries: [], lengthBytes: 0 };
+  const room = Math.max(0, device.lengthBytes - header.snapshotsOffset);
+  // The length is known only by parsing: read on until the entries fit, at most what QEMU accepts.
+  for (let bytes = Math.min(room, header.snapshotCount * 256); ; bytes = Math.min(room, bytes * 8)) {
+    const capped = Math.min(bytes, MAX_SNAPSHOT_TABLE_BYTES);
+    const buffer = new Uint8Array(capped);
+    await device.read(buffer, header.snapshotsOffset);
+    const table = parseSnapshotTable(buffer, header.snapshotCount, header.version);
+    if (typeof table !== 'string') return table;
+    if (bytes >= room || capped >= MAX_SNAPSHOT_TABLE_BYTES) {
+      throw new QcowError('CORRUPT', table, { where: `snapshot table at ${hex(header.snapshotsOffset)}` });
+    }
+  }
+}

@@ -1,0 +1,162 @@
+/**
+ * The one visitor: it knows what refers to what. Walk, check, plan and move all go through it, and a new
+ * structure of the format is added here and in `substitute` (image/substitute.ts), nowhere else.
+ */
+import { QcowError, hex } from '../errors.js';
+import {
+  HI_COMPRESSED,
+  HI_COPIED,
+  entryOffset,
+  l1ReservedBits,
+  l2ReservedBits,
+} from '../format/entries.js';
+import { L1_OFFSET_AT, REFCOUNT_TABLE_OFFSET_AT, SNAPSHOTS_OFFSET_AT } from '../format/header.js';
+import { viewOf } from '../format/words.js';
+import { type HostClusters, Kind } from './host-clusters.js';
+import { type Image, clustersFor } from './image.js';
+import { readTables } from './table-reader.js';
+
+/** Flags of a reference. */
+export const Flag = {
+  /** The entry belongs to the active L1 table or an L2 table that it reaches: COPIED is maintained there. */
+  active: 1,
+  /** Its COPIED bit is set. */
+  copied: 2,
+} as const;
+
+export interface ReferenceVisitor {
+  /**
+   * One reference on disk. `slot`: host offset of the 8 bytes that hold it. `target`: host offset.
+   * `clusterCount`: clusters of the unit (more than 1 for a run). `paths`: how many paths lead through it.
+   */
+  reference(slot: number, target: number, clusterCount: number, kind: Kind, paths: number, flags: number): void;
+  /** A damaged entry, in words. Left out where the image is known to be sound. */
+  problem?(what: string, slot: number): void;
+}
+
+/** Snapshot and header fields hold a whole 64-bit offset; all other slots are entries (bits 9..55). */
+export function slotIsField(kind: Kind): boolean {
+  return kind === Kind.l1Table || kind === Kind.snapshotTable || kind === Kind.refcountTable;
+}
+
+export interface L1Table {
+  offset: number;
+  entries: number;
+  active: boolean;
+  /** Host offset of the field that refers to it. */
+  slot: number;
+}
+
+/** Every L1 table, the active one first. */
+export function l1Tables(image: Image): L1Table[] {
+  const { header, snapshots } = image;
+  const tables: L1Table[] = [];
+  if (header.l1Entries > 0) {
+    tables.push({ offset: header.l1Offset, entries: header.l1Entries, active: true, slot: L1_OFFSET_AT });
+  }
+  for (const { at, l1Offset, l1Entries } of snapshots) {
+    if (l1Entries === 0) continue;
+    tables.push({ offset: l1Offset, entries: l1Entries, active: false, slot: header.snapshotsOffset + at });
+  }
+  return tables;
+}
+
+/**
+ * Visits every reference of the image once. L2 tables come last, in host order: their paths are the
+ * references that `clusters` holds for them by then, so the visitor of a first walk must have counted them.
+ */
+export async function visitReferences(
+  image: Image,
+  clusters: HostClusters,
+  visitor: ReferenceVisitor,
+): Promise<void> {
+  const { header, refcounts, device } = image;
+  const { clusterBytes } = header;
+  visitor.reference(
+    REFCOUNT_TABLE_OFFSET_AT,
+    header.refcountTableOffset,
+    header.refcountTableClusters,
+    Kind.refcountTable,
+    1,
+    0,
+  );
+  for (let i = 0; i < refcounts.blocks.length; i++) {
+    const block = refcounts.blocks[i]!;
+    if (block !== 0) visitor.reference(refcounts.slotOf(i), block, 1, Kind.refcountBlock, 1, 0);
+  }
+  if (image.snapshotTableClusters > 0) {
+    const count = image.snapshotTableClusters;
+    visitor.reference(SNAPSHOTS_OFFSET_AT, header.snapshotsOffset, count, Kind.snapshotTable, 1, 0);
+  }
+  const tables = l1Tables(image);
+  for (const { offset, entries, slot } of tables) {
+    visitor.reference(slot, offset, clustersFor(entries * 8, clusterBytes), Kind.l1Table, 1, 0);
+  }
+  for (const table of tables) await visitL1(image, table, visitor);
+  await readTables(device, clusterBytes, l2Clusters(clusters), (cluster, bytes) => {
+    visitL2(image, cluster, bytes, clusters, visitor);
+  });
+}
+
+function* l2Clusters(clusters: HostClusters): Iterable<number> {
+  for (let cluster = 0; cluster < clusters.count; cluster++) {
+    if (clusters.kind(cluster) === Kind.l2Table) yield cluster;
+  }
+}
+
+/** L1 tables are up to 32 MiB: they are read in pieces. */
+const L1_PIECE = 1 << 20;
+
+async function visitL1(image: Image, table: L1Table, visitor: ReferenceVisitor): Promise<void> {
+  const active = table.active ? Flag.active : 0;
+  const length = table.entries * 8;
+  const buffer = new Uint8Array(Math.min(length, L1_PIECE));
+  for (let start = 0; start < length; start += L1_PIECE) {
+    const bytes = buffer.subarray(0, Math.min(L1_PIECE, length - start));
+    await image.device.read(bytes, table.offset + start);
+    const view = viewOf(bytes);
+    for (let at = 0; at < bytes.length; at += 8) {
+      const hi = view.getUint32(at);
+      const lo = view.getUint32(at + 4);
+      if ((hi | lo) === 0) continue;
+      const slot = table.offset + start + at;
+      if (l1ReservedBits(hi, lo)) visitor.problem?.('reserved bits are set in an L1 entry', slot);
+      const target = entryOffset(hi, lo);
+      // Without an offset the entry is unallocated, whatever its other bits (hazard 4.1).
+      if (target === 0) continue;
+      const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;
+      visitor.reference(slot, target, 1, Kind.l2Table, 1, active | copied);
+    }
+  }
+}
+
+function visitL2(
+  image: Image,
+  cluster: number,
+  bytes: Uint8Array,
+  clusters: HostClusters,
+  visitor: ReferenceVisitor,
+): void {
+  const { clusterBytes, version } = image.header;
+  const view = viewOf(bytes);
+  const base = cluster * clusterBytes;
+  const paths = clusters.refs[cluster]!;
+  const active = clusters.isActive(cluster) ? Flag.active : 0;
+  for (let at = 0; at < clusterBytes; at += 8) {
+    const hi = view.getUint32(at);
+    const lo = view.getUint32(at + 4);
+    if ((hi | lo) === 0) continue;
+    // Bit 62 decides what all other bits mean (hazard 6.1).
+    if ((hi & HI_COMPRESSED) !== 0) {
+      throw new QcowError('UNSUPPORTED', 'the image has compressed clusters, which this version does not handle', {
+        where: `L2 table at ${hex(base)}, entry ${at / 8}`,
+        hint: 'the image was left untouched',
+      });
+    }
+    if (l2ReservedBits(hi, lo, version)) visitor.problem?.('reserved bits are set in an L2 entry', base + at);
+    const target = entryOffset(hi, lo);
+    if (target === 0) continue;
+    const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;
+    visitor.reference(base + at, target, 1, Kind.data, paths, active | copied);
+  }
+}

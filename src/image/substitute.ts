@@ -1,0 +1,46 @@
+/**
+ * The bytes of a table for its new place: its entries already name the new places of what moves with it (I4).
+ * The other half of the one visitor (references.ts): whoever adds a slot there adds it here.
+ */
+import { HI_COMPRESSED, entryOffset, retargetEntry, setCopied } from '../format/entries.js';
+import { readWord, viewOf, writeWord } from '../format/words.js';
+import type { SnapshotEntry } from '../format/snapshots.js';
+
+/** Where clusters go in the round at hand. */
+export interface Relocation {
+  /** New host cluster of `cluster`, or -1 where it stays. */
+  destinationOf(cluster: number): number;
+  /** Whether the entry that refers to `cluster` gets its COPIED flag with the move (I3). */
+  flagged(cluster: number): boolean;
+}
+
+/** Substitutes the entries of an L1 or L2 table (or a part of one) in place. */
+export function substituteEntries(bytes: Uint8Array, clusterBytes: number, relocation: Relocation): void {
+  const view = viewOf(bytes);
+  for (let at = 0; at + 8 <= bytes.length; at += 8) {
+    const hi = view.getUint32(at);
+    if ((hi & HI_COMPRESSED) !== 0) continue;
+    const target = entryOffset(hi, view.getUint32(at + 4));
+    if (target === 0) continue;
+    const cluster = target / clusterBytes;
+    const destination = relocation.destinationOf(cluster);
+    if (destination < 0) continue;
+    retargetEntry(view, at, destination * clusterBytes);
+    if (relocation.flagged(cluster)) setCopied(view, at);
+  }
+}
+
+/** Substitutes the L1 offsets of a whole snapshot table in place; every other byte stays. */
+export function substituteSnapshots(
+  bytes: Uint8Array,
+  entries: readonly SnapshotEntry[],
+  clusterBytes: number,
+  relocation: Relocation,
+): void {
+  const view = viewOf(bytes);
+  for (const { at, l1Entries } of entries) {
+    if (l1Entries === 0) continue;
+    const destination = relocation.destinationOf(readWord(view, at) / clusterBytes);
+    if (destination >= 0) writeWord(view, at, destination * clusterBytes);
+  }
+}

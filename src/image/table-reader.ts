@@ -1,0 +1,51 @@
+/** Reads clusters that hold tables in host order: neighbours in one read, several reads in flight. */
+import type { BlockDevice } from '../device/block-device.js';
+
+/** One read at most, and all that is in flight together. */
+const READ_BYTES = 1 << 20;
+const IN_FLIGHT = 8;
+const BATCH_BYTES = 4 << 20;
+
+/**
+ * Calls `visit` once for each cluster that `clusters` yields (ascending host clusters), with its bytes.
+ * The bytes are valid during the call only.
+ */
+export async function readTables(
+  device: BlockDevice,
+  clusterBytes: number,
+  clusters: Iterable<number>,
+  visit: (cluster: number, bytes: Uint8Array) => void,
+): Promise<void> {
+  const perRead = Math.max(1, Math.floor(READ_BYTES / clusterBytes));
+  const perBatch = Math.max(1, Math.floor(BATCH_BYTES / clusterBytes));
+  const buffer = new Uint8Array(perBatch * clusterBytes);
+  let batch: { first: number; count: number }[] = [];
+  let batched = 0;
+
+  const flushBatch = async () => {
+    let at = 0;
+    const reads = batch.map(({ first, count }) => {
+      const bytes = buffer.subarray(at, (at += count * clusterBytes));
+      return { first, count, bytes };
+    });
+    await Promise.all(reads.map(({ first, bytes }) => device.read(bytes, first * clusterBytes)));
+    for (const { first, count, bytes } of reads) {
+      for (let i = 0; i < count; i++) {
+        visit(first + i, bytes.subarray(i * clusterBytes, (i + 1) * clusterBytes));
+      }
+    }
+    batch = [];
+    batched = 0;
+  };
+
+  for (const cluster of clusters) {
+    const last = batch.at(-1);
+    if (last !== undefined && last.first + last.count === cluster && last.count < perRead) last.count++;
+    else {
+      if (batch.length === IN_FLIGHT) await flushBatch();
+      batch.push({ first: cluster, count: 1 });
+    }
+    if (++batched === perBatch) await flushBatch();
+  }
+  await flushBatch();
+}

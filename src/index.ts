@@ -1,0 +1,18 @@
+/** The library: `import { compact, check, plan, eraseJunk } from 'qcow-compact'`. */
+export { check } from './compactor/check.js';
+export { compact } from './compactor/compact.js';
+export { eraseJunk } from './compactor/erase.js';
+export { plan } from './compactor/plan.js';
+export { EXIT_STATUS, QcowError, type ErrorCode } from './errors.js';
+export type {
+  CheckResult,
+  CommonOptions,
+  CompactOptions,
+  CompactResult,
+  EraseOptions,
+  EraseResult,
+  ImageFigures,
+  Phase,
+  PlanResult,
+  Progress,
+} from './compactor/types.js';

@@ -1,0 +1,255 @@
+/**
+ * The recycler run to a fixpoint without clients (design 4, recycler contract C69): plan, rounds, plan again,
+ * until a plan moves nothing.
+ */
+import { type Goal, goalFor } from './goal.js';
+import { Moves, indexIn } from './moves.js';
+import { type Plan, planMoves } from './planner.js';
+import { Recycler } from './recycler.js';
+import { collectSlots } from './slot-collector.js';
+import { createMissingBlocks, releaseUnneeded } from './structures.js';
+import { State } from './cluster-map.js';
+import type { Volume } from './volume.js';
+import { makeHole } from './zeroes.js';
+
+export const DEFAULT_ROUND_BYTES = 256 << 20;
+/** A round is not worth its two barriers below this, unless the host has less room. */
+const LEAST_ROUND_BYTES = 1 << 20;
+/** While the host is nearly full a plan has this many rounds: what they free makes the next ones larger. */
+const ROUNDS_WHEN_FULL = 8;
+/** A fixpoint is met after a few plans; more than this is a defect of the planner, not of the image. */
+const MAX_PLANS = 10_000;
+
+export interface CompactionOptions {
+  keepErased: number;
+  punch: boolean;
+  roundBytes: number;
+  runtimeAsserts: boolean;
+  /** Asked at every barrier: true ends the run there. */
+  stopped: () => boolean;
+  /** Bytes moved so far, and of how many. */
+  onMoved: (bytesDone: number, bytesTotal: number) => void;
+  maxMoves?: number;
+}
+
+export interface CompactionReport {
+  interrupted: boolean;
+  rounds: number;
+  bytesMoved: number;
+  leaksReclaimed: number;
+  /** Clusters beyond the goal that could not be moved; 0 unless the layout defeats the planner. */
+  excess: number;
+}
+
+/** One run over one volume. */
+export class Compaction {
+  readonly recycler: Recycler;
+  readonly #volume: Volume;
+  readonly #options: CompactionOptions;
+  readonly #report: CompactionReport = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, excess: 0 };
+  #bytesTotal = 0;
+  #bytesCopied = 0;
+
+  constructor(volume: Volume, options: CompactionOptions) {
+    this.#volume = volume;
+    this.#options = options;
+    this.recycler = new Recycler(volume, {
+      onCopied: (bytes) => {
+        this.#bytesCopied += bytes;
+        this.#bytesTotal = Math.max(this.#bytesTotal, this.#bytesCopied);
+        options.onMoved(this.#bytesCopied, this.#bytesTotal);
+      },
+    });
+  }
+
+  async run(): Promise<CompactionReport> {
+    const { recycler } = this;
+    this.#report.leaksReclaimed = reclaimLeaks(this.#volume);
+    this.#bytesTotal = expectedMoves(this.#volume, this.#goal()) * this.#volume.clusterBytes;
+    try {
+      await this.#toFixpoint();
+    } catch (error) {
+      await this.#settle(error);
+      throw error;
+    }
+    if (!this.#report.interrupted) await this.#fillPool();
+    await this.#shorten(this.#report.interrupted ? 0 : this.#goal().finalClusters);
+    if (this.#wroteSinceBarrier) await recycler.flush();
+    return { ...this.#report, bytesMoved: this.#bytesCopied };
+  }
+
+  #goal(): Goal {
+    return goalFor(this.#volume, this.#options.keepErased);
+  }
+
+  async #toFixpoint(): Promise<void> {
+    for (let plans = 0; ; plans++) {
+      if (plans > MAX_PLANS) throw new Error('the compaction does not come to an end');
+      const released = await this.#fitStructures();
+      const goal = this.#goal();
+      const plan = planMoves(this.#volume, goal, this.#options.maxMoves);
+      if (plan.sources.length === 0 && released === 0) {
+        this.#report.excess = Math.max(0, this.#volume.map.lastCluster + 1 - goal.finalClusters);
+        return;
+      }
+      if (plan.sources.length > 0) await this.#runPlan(plan, goal);
+      if (this.#stop()) return;
+    }
+  }
+
+  #stop(): boolean {
+    if (this.#options.stopped()) this.#report.interrupted = true;
+    return this.#report.interrupted;
+  }
+
+  /** Refcount blocks where live clusters will be, none where they will not. */
+  async #fitStructures(): Promise<number> {
+    const created = await createMissingBlocks(this.recycler, this.#goal());
+    const released = await releaseUnneeded(this.recycler, this.#goal());
+    if (created + released > 0) this.#wroteSinceBarrier = true;
+    this.#assert();
+    return released;
+  }
+
+  async #runPlan(plan: Plan, goal: Goal): Promise<void> {
+    const { clusters, image, clusterBytes } = this.#volume;
+    await this.#makeRoom(plan, goal);
+    const budget = await this.#roundBudget();
+    const rounds = cutRounds(plan, Math.max(1, Math.floor(budget.bytes / clusterBytes)));
+    const roundOf = new Uint32Array(plan.sources.length);
+    for (const [r, { from, to }] of rounds.entries()) roundOf.fill(r, from, to);
+    const slots = await collectSlots(image, clusters, plan.sources, roundOf, rounds.length);
+    // From the file's end down: `done` is the first move of the plan whose round is complete.
+    let done = plan.sources.length;
+    const placeOf = (cluster: number) => {
+      const index = indexIn(plan.sources, cluster);
+      return index >= done ? plan.destinations[index]! : cluster;
+    };
+    for (const [r, { from, to }] of rounds.entries()) {
+      const moves = new Moves(
+        plan.sources.subarray(from, to),
+        plan.destinations.subarray(from, to),
+        { offsets: slots[r]!.offsets, moves: slots[r]!.moves.map((move) => move - from) },
+        (cluster) => clusters.needsFlag(cluster),
+      );
+      await this.#round(moves, placeOf, goal);
+      done = from;
+      if (this.#stop() || r + 1 === budget.rounds) return;
+    }
+  }
+
+  /** One round: two barriers. What it frees is given back in the window of the next round. */
+  async #round(moves: Moves, placeOf: (cluster: number) => number, goal: Goal): Promise<void> {
+    const { recycler } = this;
+    recycler.begin(moves, placeOf);
+    await recycler.copy(); //             Copying -> Copied
+    await recycler.flush(); //            barrier A: Copied -> Flushed
+    await recycler.updateReferences(); // Flushed -> Referenced
+    await recycler.flush(); //            barrier B: Referenced -> complete, sources are junk
+    await this.#shorten(goal.finalClusters);
+    this.#report.rounds++;
+    this.#assert();
+  }
+
+  /** Writes lowered refcounts, then cuts the file: both in the window before the next barrier. */
+  async #shorten(atLeast: number): Promise<void> {
+    const { refcounts } = this.#volume.image;
+    if (refcounts.hasDirty) this.#wroteSinceBarrier = true;
+    await this.recycler.writeCounts();
+    if (await this.recycler.truncate(atLeast)) this.#wroteSinceBarrier = true;
+  }
+
+  #wroteSinceBarrier = false;
+
+  #assert(): void {
+    if (this.#options.runtimeAsserts) this.recycler.assertConsistent();
+  }
+
+  async #makeRoom(plan: Plan, goal: Goal): Promise<void> {
+    if (plan.extendBy > 0) await this.recycler.extend(plan.extendBy);
+    const { device, map, clusterBytes } = this.#volume;
+    if ((await device.freeBytes()) > this.#options.roundBytes || !device.canPunch) return;
+    // Nearly full: junk that truncation will remove gives its blocks back now (I10).
+    const taken = new Set(plan.destinations);
+    for (let cluster = goal.finalClusters; cluster < map.clusterCount; cluster++) {
+      if (map.is(cluster, State.junk) && !taken.has(cluster)) {
+        await makeHole(device, cluster * clusterBytes, Math.min(clusterBytes, device.lengthBytes - cluster * clusterBytes));
+      }
+    }
+  }
+
+  /** A round's bytes are in two places at once: less of them where the host is nearly full (I10). */
+  async #roundBudget(): Promise<{ bytes: number; rounds: number }> {
+    const free = await this.#volume.device.freeBytes();
+    const { roundBytes } = this.#options;
+    if (free / 2 >= roundBytes) return { bytes: roundBytes, rounds: Infinity };
+    return { bytes: Math.min(roundBytes, Math.max(LEAST_ROUND_BYTES, free / 2)), rounds: ROUNDS_WHEN_FULL };
+  }
+
+  /** Erases what stays as a pool (design 4.5): only that, since all other junk is cut off. */
+  async #fillPool(): Promise<void> {
+    const { keepErased, punch } = this.#options;
+    const amount = Math.min(this.#volume.map.countOf(State.junk), keepErased);
+    if (amount === 0) return;
+    await this.#shorten(this.#goal().finalClusters);
+    const before = this.#volume.image.refcounts.hasDirty;
+    const { clusters, holes } = await this.recycler.erase(Math.min(amount, this.#volume.map.countOf(State.junk)), punch);
+    if (clusters > holes || before) this.#wroteSinceBarrier = true;
+  }
+
+  /**
+   * After a failed copy the image is as valid as after a crash. Where the host still works (it is only full),
+   * the destinations' counts are lowered again and what earlier rounds freed is cut off.
+   */
+  async #settle(error: unknown): Promise<void> {
+    if (this.recycler.failure !== null) return;
+    if ((error as { code?: unknown }).code !== 'ENOSPC' && (error as { code?: unknown }).code !== 'EDQUOT') return;
+    try {
+      await this.#shorten(0);
+      await this.recycler.flush();
+    } catch {
+      // The first error is the one to report; the image is valid either way.
+    }
+  }
+}
+
+/**
+ * Counts that are too high come down to the references found: for junk to 0, else in place, except where that
+ * would make it 1 under an entry without the COPIED flag (the plan moves those). Also counts beyond the end.
+ */
+export function reclaimLeaks({ image, clusters }: Volume): number {
+  const { refcounts } = image;
+  let reclaimed = 0;
+  refcounts.dropStale();
+  for (let cluster = 0; cluster < clusters.count; cluster++) {
+    const refs = clusters.refs[cluster]!;
+    if (refcounts.get(cluster) === refs) continue;
+    reclaimed++;
+    if (!clusters.needsFlag(cluster)) refcounts.set(cluster, refs);
+  }
+  return reclaimed;
+}
+
+/** Live clusters beyond the limit: what will have to move, to begin with. */
+export function expectedMoves({ map }: Volume, goal: Goal): number {
+  let count = 0;
+  for (let cluster = goal.moveLimit; cluster < map.clusterCount; cluster++) if (map.is(cluster, State.live)) count++;
+  return count;
+}
+
+/** Stretches of moves, the last first, of at most `perRound` moves unless a run is longer. */
+function cutRounds(plan: Plan, perRound: number): { from: number; to: number }[] {
+  const inside = new Uint8Array(plan.sources.length + 1);
+  for (const [first, count] of plan.runStarts) {
+    const at = indexIn(plan.sources, first);
+    if (at >= 0) inside.fill(1, at + 1, at + count);
+  }
+  const rounds: { from: number; to: number }[] = [];
+  for (let to = plan.sources.length; to > 0; ) {
+    let from = Math.max(0, to - perRound);
+    while (from > 0 && inside[from] === 1) from--;
+    rounds.push({ from, to });
+    to = from;
+  }
+  return rounds;
+}

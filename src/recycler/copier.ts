@@ -1,0 +1,167 @@
+/**
+ * Copies what moves: data as it is, tables with their entries already substituted (design 4.4, "copy").
+ * Locks: shared on the source, then exclusive on the destination (C24).
+ */
+import { Kind } from '../image/host-clusters.js';
+import { substituteEntries, substituteSnapshots } from '../image/substitute.js';
+import { viewOf, writeWord } from '../format/words.js';
+import type { RangeLocks } from './locks.js';
+import { type Extent, MoveState, type Moves } from './moves.js';
+import type { Run, Volume } from './volume.js';
+import { State } from './cluster-map.js';
+import { makeHole } from './zeroes.js';
+
+/** Neighbours are copied in pieces of this much; two pieces are under way, so that reads and writes overlap. */
+const PIECE_BYTES = 1 << 20;
+const WORKERS = 2;
+const SECTOR = 512;
+
+export type OnCopied = (bytes: number) => void;
+
+/** Copies every move in state copying. The first failure ends it; the caller cancels what is unfinished (C27). */
+export async function copyMoves(
+  volume: Volume,
+  locks: RangeLocks,
+  moves: Moves,
+  onCopied: OnCopied,
+): Promise<void> {
+  const { clusters, clusterBytes } = volume;
+  const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
+  const kindOf = (source: number) => clusters.kind(source);
+
+  const pieces = moves.extents(perPiece, (source) => kindOf(source) === Kind.data);
+  await inParallel(pieces, (extent, buffer) =>
+    copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
+      copyData(volume, from, to, buffer.subarray(0, length)),
+    ), perPiece * clusterBytes);
+
+  const l2Pieces = moves.extents(perPiece, (source) => kindOf(source) === Kind.l2Table);
+  await inParallel(l2Pieces, (extent, buffer) =>
+    copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
+      const bytes = buffer.subarray(0, length);
+      await volume.device.read(bytes, from);
+      substituteEntries(bytes, clusterBytes, moves);
+      await volume.device.write(bytes, to);
+    }), perPiece * clusterBytes);
+
+  for (const extent of [...moves.extents(1, (source) => kindOf(source) === Kind.refcountBlock)]) {
+    await copyExtent(volume, locks, moves, extent, onCopied, async (from, to) => {
+      const index = volume.image.refcounts.blocks.indexOf(from);
+      // Not a copy of the disk but the counts in memory: those that this round raised are in it (design 5).
+      await volume.device.write(volume.image.refcounts.encodeBlock(index), to);
+    });
+  }
+  for (const run of volume.runs()) {
+    const first = moves.find(run.first);
+    if (first < 0 || moves.state(first) !== MoveState.copying) continue;
+    const extent = { first, source: run.first, destination: moves.destinations[first]!, count: run.count };
+    await copyExtent(volume, locks, moves, extent, onCopied, (from, to) => copyRun(volume, moves, run, from, to));
+  }
+}
+
+async function inParallel(
+  pieces: Iterable<Extent>,
+  work: (extent: Extent, buffer: Uint8Array) => Promise<void>,
+  bufferBytes: number,
+): Promise<void> {
+  const iterator = pieces[Symbol.iterator]();
+  let failed = false;
+  const worker = async () => {
+    let buffer: Uint8Array | null = null;
+    while (!failed) {
+      const next = iterator.next();
+      if (next.done === true) return;
+      buffer ??= new Uint8Array(bufferBytes);
+      try {
+        await work(next.value, buffer);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  // All settle before the error goes up: no write is under way when the caller cancels.
+  const results = await Promise.allSettled(Array.from({ length: WORKERS }, worker));
+  for (const result of results) if (result.status === 'rejected') throw result.reason;
+}
+
+/** Copies those moves of `extent` that are still wanted once both locks are held (C25). */
+async function copyExtent(
+  volume: Volume,
+  locks: RangeLocks,
+  moves: Moves,
+  extent: Extent,
+  onCopied: OnCopied,
+  copy: (from: number, to: number, lengthBytes: number) => Promise<void>,
+): Promise<void> {
+  const { clusterBytes, map } = volume;
+  const releaseSource = await locks.shared(extent.source, extent.count);
+  const releaseDestination = await locks.exclusive(extent.destination, extent.count);
+  try {
+    for (let start = 0; start < extent.count; ) {
+      let end = start;
+      while (end < extent.count && moves.state(extent.first + end) === MoveState.copying) end++;
+      if (end > start) {
+        const length = (end - start) * clusterBytes;
+        await copy((extent.source + start) * clusterBytes, (extent.destination + start) * clusterBytes, length);
+        for (let i = start; i < end; i++) {
+          // Cancelled while the copy ran: its destination may be anything by now.
+          if (moves.state(extent.first + i) !== MoveState.copying) continue;
+          if (!map.is(extent.destination + i, State.copy)) throw new Error('the destination of a copy changed its state');
+          moves.advance(extent.first + i, MoveState.copied);
+        }
+        onCopied(length);
+      }
+      start = Math.max(end, start + 1);
+    }
+  } finally {
+    releaseDestination();
+    releaseSource();
+  }
+}
+
+/** A source that is a hole of the host file stays one (I10); what lies beyond the end of the file is zeroes. */
+async function copyData(volume: Volume, from: number, to: number, buffer: Uint8Array): Promise<void> {
+  const { device } = volume;
+  const length = buffer.length;
+  for (let at = 0; at < length; ) {
+    const data = device.dataExtent(from + at, from + length);
+    const start = data === null ? length : data.start - from;
+    if (start > at) await makeHole(device, to + at, start - at);
+    if (data === null) return;
+    const end = Math.min(length, Math.ceil((data.end - from) / SECTOR) * SECTOR);
+    const bytes = buffer.subarray(start, end);
+    await device.read(bytes, from + start);
+    await device.write(bytes, to + start);
+    at = end;
+  }
+}
+
+async function copyRun(volume: Volume, moves: Moves, run: Run, from: number, to: number): Promise<void> {
+  const { device, clusterBytes, image } = volume;
+  if (run.kind === Kind.refcountTable) {
+    const bytes = image.refcounts.encodeTable(run.count);
+    const view = viewOf(bytes);
+    for (let at = 0; at < bytes.length; at += 8) {
+      const block = image.refcounts.blocks[at / 8] ?? 0;
+      const destination = block === 0 ? -1 : moves.destinationOf(block / clusterBytes);
+      if (destination >= 0) writeWord(view, at, destination * clusterBytes);
+    }
+    await device.write(bytes, to);
+  } else if (run.kind === Kind.snapshotTable) {
+    const bytes = new Uint8Array(run.count * clusterBytes);
+    await device.read(bytes, from);
+    substituteSnapshots(bytes, image.snapshots, clusterBytes, moves);
+    await device.write(bytes, to);
+  } else {
+    // What follows the entries in the last cluster is undefined: copied, not interpreted (hazard 4.8).
+    const total = run.count * clusterBytes;
+    const buffer = new Uint8Array(Math.min(total, PIECE_BYTES));
+    for (let at = 0; at < total; at += PIECE_BYTES) {
+      const bytes = buffer.subarray(0, Math.min(PIECE_BYTES, total - at));
+      await device.read(bytes, from + at);
+      substituteEntries(bytes.subarray(0, Math.max(0, run.lengthBytes - at)), clusterBytes, moves);
+      await device.write(bytes, to + at);
+    }
+  }
+}

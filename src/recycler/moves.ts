@@ -1,0 +1,142 @@
+/**
+ * The moves of one round: source, destination and state each, in typed arrays ordered by source
+ * (recycler contract C20 to C30), with the slots on disk that refer to the sources.
+ */
+import type { Relocation } from '../image/substitute.js';
+
+export const MoveState = {
+  cancelled: 0,
+  copying: 1,
+  copied: 2,
+  flushed: 3,
+  referenced: 4,
+  complete: 5,
+} as const;
+export type MoveState = (typeof MoveState)[keyof typeof MoveState];
+
+const NAMES = ['cancelled', 'copying', 'copied', 'flushed', 'referenced', 'complete'] as const;
+
+/** Slots of a round in the order in which the visitor met them: those in one cluster are neighbours. */
+export interface Slots {
+  /** Host offset of each slot when the slots were collected. */
+  offsets: Float64Array;
+  /** Index of the move whose source it refers to. */
+  moves: Uint32Array;
+}
+
+/** A stretch of neighbours that move to neighbours. */
+export interface Extent {
+  first: number;
+  source: number;
+  destination: number;
+  count: number;
+}
+
+/** Position of `value` in ascending `sorted`, or -1. */
+export function indexIn(sorted: Uint32Array, value: number): number {
+  let low = 0;
+  let high = sorted.length - 1;
+  while (low <= high) {
+    const middle = (low + high) >>> 1;
+    const at = sorted[middle]!;
+    if (at === value) return middle;
+    if (at < value) low = middle + 1;
+    else high = middle - 1;
+  }
+  return -1;
+}
+
+export class Moves implements Relocation {
+  readonly sources: Uint32Array;
+  readonly destinations: Uint32Array;
+  readonly slots: Slots;
+  readonly #states: Uint8Array;
+  readonly #needFlag: (cluster: number) => boolean;
+
+  /** `sources` ascending, each cluster at most once in either array and in none of both (C20). */
+  constructor(
+    sources: Uint32Array,
+    destinations: Uint32Array,
+    slots: Slots,
+    needFlag: (cluster: number) => boolean,
+  ) {
+    this.sources = sources;
+    this.destinations = destinations;
+    this.slots = slots;
+    this.#needFlag = needFlag;
+    this.#states = new Uint8Array(sources.length).fill(MoveState.copying);
+  }
+
+  get length(): number {
+    return this.sources.length;
+  }
+
+  state(index: number): MoveState {
+    return this.#states[index] as MoveState;
+  }
+
+  /** One step forward; a skipped or backward step is an error, a step of a cancelled move does nothing (C23). */
+  advance(index: number, to: MoveState): void {
+    const from = this.state(index);
+    if (from === MoveState.cancelled) return;
+    if (to !== from + 1) throw new Error(`move ${index} cannot go from ${NAMES[from]} to ${NAMES[to]}`);
+    this.#states[index] = to;
+  }
+
+  /** Whether the move is still open to cancelling, and cancels it (C28). */
+  cancel(index: number): boolean {
+    const state = this.state(index);
+    if (state !== MoveState.copying && state !== MoveState.copied && state !== MoveState.flushed) return false;
+    this.#states[index] = MoveState.cancelled;
+    return true;
+  }
+
+  /** Index of the move of `cluster`, or -1 where it does not move or its move was cancelled. */
+  find(cluster: number): number {
+    const index = indexIn(this.sources, cluster);
+    return index >= 0 && this.state(index) !== MoveState.cancelled ? index : -1;
+  }
+
+  destinationOf(cluster: number): number {
+    const index = this.find(cluster);
+    return index < 0 ? -1 : this.destinations[index]!;
+  }
+
+  flagged(cluster: number): boolean {
+    return this.#needFlag(cluster);
+  }
+
+  /** Moves that are neither complete nor cancelled (C22). */
+  get unfinished(): boolean {
+    return this.#states.some((state) => state !== MoveState.cancelled && state !== MoveState.complete);
+  }
+
+  /** Indices of the moves in `state`, as they are now. */
+  inState(state: MoveState): number[] {
+    const found: number[] = [];
+    for (let i = 0; i < this.length; i++) if (this.#states[i] === state) found.push(i);
+    return found;
+  }
+
+  /** Stretches of moves in state copying that `include` accepts, at most `maxClusters` each. */
+  *extents(maxClusters: number, include: (source: number) => boolean): Iterable<Extent> {
+    let extent: Extent | null = null;
+    for (let i = 0; i < this.length; i++) {
+      const source = this.sources[i]!;
+      const destination = this.destinations[i]!;
+      if (this.#states[i] !== MoveState.copying || !include(source)) continue;
+      if (
+        extent !== null &&
+        extent.source + extent.count === source &&
+        extent.destination + extent.count === destination &&
+        extent.count < maxClusters
+      ) {
+        extent.count++;
+        continue;
+      }
+      if (extent !== null) yield extent;
+      extent = { first: i, source, destination, count: 1 };
+    }
+    if (extent !== null) yield extent;
+  }
+}

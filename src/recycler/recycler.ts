@@ -1,0 +1,299 @@
+/**
+ * The recycler: erases junk, moves clusters, updates references, flushes, truncates (recycler contract).
+ * One class for both uses: here it is driven step by step without clients; beside live I/O the same steps run
+ * under the same locks. A round reads like design section 4: begin, copy, flush, update, flush, truncate.
+ */
+import { Kind } from '../image/host-clusters.js';
+import { ClusterMap, State } from './cluster-map.js';
+import { copyMoves } from './copier.js';
+import { eraseJunk, range } from './eraser.js';
+import { Mutex, RangeLocks } from './locks.js';
+import { MoveState, Moves } from './moves.js';
+import { updateSlots } from './reference-updater.js';
+import type { Volume } from './volume.js';
+
+/** Calls of `updateReferences` that a move may stay blocked before it is cancelled (W10). */
+const BLOCKED_RETRIES = 3;
+
+export interface RecyclerEvents {
+  /** A move's bytes are at their destination. */
+  onCopied?: (bytes: number) => void;
+}
+
+export class Recycler {
+  readonly volume: Volume;
+  readonly locks = new RangeLocks();
+  /** Guards allocation, growth and truncation: no two at a time (C13). */
+  readonly metadata = new Mutex();
+  /** A barrier sees either none or all of a reference update (C36, C46). */
+  readonly #flushing = new Mutex();
+  readonly #events: RecyclerEvents;
+  #moves: Moves | null = null;
+  #placeOf: (cluster: number) => number = (cluster) => cluster;
+  /** Erased, waiting for a barrier that begins after their zeroes were written (C19). */
+  #erased: { first: number; count: number }[] = [];
+  /** Leaving for other reasons than a move. */
+  #leaving: number[] = [];
+  #failure: unknown = null;
+  #blockedCalls = 0;
+  barriers = 0;
+  referencesUpdated = 0;
+  clustersErased = 0;
+
+  constructor(volume: Volume, events: RecyclerEvents = {}) {
+    this.volume = volume;
+    this.#events = events;
+  }
+
+  get map(): ClusterMap {
+    return this.volume.map;
+  }
+
+  /** The failure that ended all further work, or null. */
+  get failure(): unknown {
+    return this.#failure;
+  }
+
+  get unfinishedMoves(): boolean {
+    return this.#moves?.unfinished ?? false;
+  }
+
+  /** The state of the move of `source`, for those who look from outside; undefined where it does not move. */
+  moveState(source: number): MoveState | undefined {
+    const index = this.#moves?.find(source) ?? -1;
+    return index < 0 ? undefined : this.#moves!.state(index);
+  }
+
+  #requireWorking(): void {
+    if (this.#failure !== null) throw this.#failure;
+  }
+
+  /**
+   * Registers a round: every move copying, every destination junk -> copy, without an await (C21).
+   * `placeOf` tells where a table is that moved in an earlier round of the same plan.
+   */
+  begin(moves: Moves, placeOf: (cluster: number) => number = (cluster) => cluster): void {
+    this.#requireWorking();
+    if (this.unfinishedMoves) throw new Error('a round begins while moves of the last one are unfinished');
+    for (let i = 0; i < moves.length; i++) {
+      if (!this.map.is(moves.sources[i]!, State.live)) throw new Error('the source of a move is not live');
+      if (moves.find(moves.destinations[i]!) >= 0) throw new Error('a destination is a source too');
+    }
+    this.map.transition(moves.destinations, State.junk, State.copy);
+    this.#moves = moves;
+    this.#placeOf = placeOf;
+    this.#blockedCalls = 0;
+  }
+
+  /** Raises the destinations' refcounts and copies. Copying -> Copied; the first failure cancels all (C27). */
+  async copy(): Promise<void> {
+    this.#requireWorking();
+    const moves = this.#current();
+    const { refcounts } = this.volume.image;
+    try {
+      for (const i of moves.inState(MoveState.copying)) {
+        refcounts.set(moves.destinations[i]!, this.volume.clusters.refs[moves.sources[i]!]!);
+      }
+      await this.writeCounts();
+      await copyMoves(this.volume, this.locks, moves, (bytes) => this.#events.onCopied?.(bytes));
+    } catch (error) {
+      this.cancelAll();
+      throw error;
+    }
+  }
+
+  #current(): Moves {
+    if (this.#moves === null) throw new Error('no round has begun');
+    return this.#moves;
+  }
+
+  /** Writes the counts that differ from the disk. A lowered count is that of a cluster nothing refers to. */
+  async writeCounts(): Promise<void> {
+    await this.volume.image.refcounts.writeDirty(this.volume.device);
+  }
+
+  /** Forgets the move of `source` where it is still open; its destination is junk again at once (C28). */
+  cancel(source: number): boolean {
+    const moves = this.#moves;
+    const index = moves?.find(source) ?? -1;
+    if (moves === null || index < 0 || !moves.cancel(index)) return false;
+    const destination = moves.destinations[index]!;
+    this.map.transition([destination], State.copy, State.junk);
+    this.volume.image.refcounts.set(destination, 0);
+    return true;
+  }
+
+  cancelAll(): void {
+    for (const source of this.#moves?.sources ?? []) this.cancel(source);
+  }
+
+  /** Somebody changed a table: its copy under way is stale, so its move is cancelled (C41). */
+  tableChanged(cluster: number): void {
+    this.cancel(cluster);
+  }
+
+  /**
+   * Barrier. Whatever was copied, rewritten, erased or left before it advances (C46 to C51). A failed barrier
+   * advances nothing and is final: a second fsync on the same file may lie.
+   */
+  async flush(): Promise<void> {
+    await this.#flushing.run(async () => {
+      this.#requireWorking();
+      const moves = this.#moves;
+      const copied = moves?.inState(MoveState.copied) ?? [];
+      const referenced = moves?.inState(MoveState.referenced) ?? [];
+      const erased = this.#erased;
+      const leaving = this.#leaving;
+      this.#erased = [];
+      this.#leaving = [];
+      this.map.barrierBegins();
+      try {
+        await this.volume.device.flush();
+      } catch (error) {
+        this.#failure = error;
+        this.map.barrierDone();
+        this.#erased = erased.concat(this.#erased);
+        this.#leaving = leaving.concat(this.#leaving);
+        throw error;
+      }
+      this.barriers++;
+      for (const i of copied) moves!.advance(i, MoveState.flushed);
+      for (const { first, count } of erased) {
+        this.map.barrierEnds(range(first, count), State.erased, State.available);
+      }
+      this.map.barrierEnds(leaving, State.leaving, State.junk);
+      this.map.barrierDone();
+      for (const i of referenced) this.#complete(moves!, i);
+    });
+  }
+
+  #complete(moves: Moves, index: number): void {
+    const source = moves.sources[index]!;
+    const destination = moves.destinations[index]!;
+    moves.advance(index, MoveState.complete);
+    // A discard may have taken the destination meanwhile: the move still completes for its source (W21).
+    if (this.map.is(destination, State.copy)) this.map.transition([destination], State.copy, State.live);
+    this.map.transition([source], State.leaving, State.junk);
+    this.volume.image.refcounts.set(source, 0);
+  }
+
+  /** Clusters that nothing on disk will name once the next barrier is done: live -> leaving (C2). */
+  leave(clusters: number[]): void {
+    this.map.transition(clusters, State.live, State.leaving);
+    for (const cluster of clusters) this.volume.clusters.forget(cluster);
+    this.#leaving.push(...clusters);
+  }
+
+  /** Flushed -> Referenced: rewrites every slot that names a source. Answers the number of references (C42). */
+  async updateReferences(): Promise<number> {
+    return this.#flushing.run(async () => {
+      this.#requireWorking();
+      const moves = this.#current();
+      let result;
+      try {
+        result = await updateSlots(this.volume, this.locks, moves, this.#placeOf);
+      } catch (error) {
+        // Some slots may be on disk and some not: every such state is valid, but no step may follow (I2).
+        this.#failure = error;
+        throw error;
+      }
+      const flushed = moves.inState(MoveState.flushed).filter((i) => !result.blocked.has(i));
+      for (const i of flushed) this.#reference(moves, i);
+      if (result.blocked.size > 0 && ++this.#blockedCalls > BLOCKED_RETRIES) {
+        for (const i of result.blocked) this.cancel(moves.sources[i]!);
+      }
+      const updated = flushed.length === 0 ? 0 : countReferences(moves, result.blocked);
+      this.referencesUpdated += updated;
+      return updated;
+    });
+  }
+
+  #reference(moves: Moves, index: number): void {
+    const { clusters } = this.volume;
+    const source = moves.sources[index]!;
+    const destination = moves.destinations[index]!;
+    const kind = clusters.kind(source);
+    moves.advance(index, MoveState.referenced);
+    clusters.moved(source, destination, moves.flagged(source));
+    if (kind !== Kind.data && kind !== Kind.l2Table) this.volume.tableMoved(kind, source, destination);
+    this.map.transition([source], State.live, State.leaving);
+  }
+
+  /** Erases up to `amount` junk clusters (C16 is the caller's arithmetic); they are available after a barrier. */
+  async erase(amount: number, punch: boolean): Promise<{ clusters: number; holes: number }> {
+    this.#requireWorking();
+    const step = await eraseJunk(this.volume, amount, punch);
+    const { refcounts } = this.volume.image;
+    // A leaked cluster becomes free for the guest only with its refcount at zero.
+    for (const { first, count } of step.erased) {
+      for (const cluster of range(first, count)) refcounts.set(cluster, 0);
+    }
+    this.#erased.push(...step.erased);
+    this.clustersErased += step.clusters;
+    return step;
+  }
+
+  /**
+   * Cuts the file after its last cluster in use, but keeps at least `atLeast` clusters (C59). Whatever lies
+   * beyond was unreferenced before the last barrier (C61). Answers whether the file got shorter.
+   */
+  async truncate(atLeast = 0): Promise<boolean> {
+    return this.metadata.run(async () => {
+      this.#requireWorking();
+      const { device, clusterBytes, clusters, image } = this.volume;
+      const count = Math.max(this.map.lastCluster + 1, atLeast);
+      const shorter = count * clusterBytes < device.lengthBytes;
+      if (shorter) await device.truncate(count * clusterBytes);
+      // The map follows only when the file has (W19).
+      if (count < this.map.clusterCount) {
+        this.map.truncate(count);
+        clusters.resize(count);
+        image.refcounts.resize(count);
+      }
+      return shorter;
+    });
+  }
+
+  /** Makes room for `count` more junk clusters at the end of the file; they read as zeroes. */
+  async extend(count: number): Promise<void> {
+    await this.metadata.run(async () => {
+      this.#requireWorking();
+      const { device, clusterBytes, clusters, image } = this.volume;
+      const from = this.map.clusterCount;
+      await device.truncate((from + count) * clusterBytes);
+      this.map.extend(count);
+      clusters.resize(from + count);
+      image.refcounts.resize(from + count);
+      const added = range(from, count);
+      this.map.transition(added, State.available, State.held);
+      this.map.transition(added, State.held, State.junk);
+    });
+  }
+
+  /** C1, C70: the map, the refcounts and the table of moves agree; for `runtimeAsserts`. */
+  assertConsistent(): void {
+    const { map, clusters } = this.volume;
+    map.assertConsistent();
+    const copies = new Set<number>();
+    const moves = this.#moves;
+    for (let i = 0; moves !== null && i < moves.length; i++) {
+      const state = moves.state(i);
+      if (state !== MoveState.cancelled && state !== MoveState.complete) copies.add(moves.destinations[i]!);
+    }
+    for (let cluster = 0; cluster < map.clusterCount; cluster++) {
+      const state = map.state(cluster);
+      if ((state === State.copy) !== copies.has(cluster)) throw new Error(`cluster ${cluster}: copy and moves disagree`);
+      const referenced = clusters.refs[cluster]! > 0;
+      if (state === State.copy || state === State.held) continue;
+      if (referenced !== (state === State.live)) throw new Error(`cluster ${cluster}: references and state disagree`);
+    }
+  }
+}
+
+/** References that now name a destination: in slots on disk and in the copies of tables that moved along. */
+function countReferences(moves: Moves, blocked: Set<number>): number {
+  if (blocked.size === 0) return moves.slots.moves.length;
+  let count = 0;
+  for (const move of moves.slots.moves) if (!blocked.has(move)) count++;
+  return count;
+}

@@ -1,0 +1,163 @@
+/**
+ * Places for tables of several clusters, which must stay contiguous (design 4.3): a window below the limit,
+ * cleared of single clusters first where it is not free. Where the runs themselves stand in each other's way
+ * they are all brought to the front, one beside the other.
+ */
+import { Kind } from '../image/host-clusters.js';
+import { State } from './cluster-map.js';
+import { type Board, Mark } from './planner.js';
+import type { Run } from './volume.js';
+
+/**
+ * Plans the runs that reach beyond the limit. Fills `board.pairs` with those that can move now and
+ * `board.evict` with the single clusters that stand in a window. Answers source start -> length.
+ */
+export function planRuns(board: Board): Map<number, number> {
+  const { goal } = board;
+  const starts = new Map<number, number>();
+  const wanted = board.runs
+    .filter((run) => run.first + run.count > goal.moveLimit && !awaitsShrinking(board, run))
+    // The longest first: windows for them are the scarcest.
+    .sort((a, b) => b.count - a.count || a.first - b.first);
+  for (const run of wanted) {
+    const window = findWindow(board, run.count, 1, Math.min(goal.moveLimit, board.marks.length));
+    if (window === null) return bringToFront(board);
+    claim(board, window, run, starts);
+  }
+  return starts;
+}
+
+/** The refcount table moves when it has its final length: releasing its tail comes first. */
+function awaitsShrinking(board: Board, run: Run): boolean {
+  return run.kind === Kind.refcountTable && run.count > board.goal.tableClusters;
+}
+
+/** Reserves the window; the run moves there now if it is free, or when those in it have stepped aside. */
+function claim(board: Board, window: number, run: Run, starts: Map<number, number>): void {
+  const { map } = board.volume;
+  let free = true;
+  for (let cluster = window; cluster < window + run.count; cluster++) {
+    board.marks[cluster] = Mark.reserved;
+    if (map.is(cluster, State.junk)) continue;
+    free = false;
+    board.evict.push(cluster);
+  }
+  if (!free) return;
+  starts.set(run.first, run.count);
+  for (let i = 0; i < run.count; i++) board.pairs.set(run.first + i, window + i);
+}
+
+/** Start of the stretch of `length` clusters in [from, end) with the fewest live ones to move; null if none. */
+function findWindow(board: Board, length: number, from: number, end: number): number | null {
+  const { map, image } = board.volume;
+  const costOf = (cluster: number): number => {
+    if (board.marks[cluster] !== Mark.none || !image.refcounts.covers(cluster)) return Infinity;
+    return map.is(cluster, State.junk) ? 0 : 1;
+  };
+  let best: number | null = null;
+  let bestCost = Infinity;
+  let cost = 0;
+  let barred = 0;
+  for (let cluster = from; cluster < end; cluster++) {
+    const entering = costOf(cluster);
+    if (entering === Infinity) barred++;
+    else cost += entering;
+    const leavingAt = cluster - length;
+    if (leavingAt >= from) {
+      const leaving = costOf(leavingAt);
+      if (leaving === Infinity) barred--;
+      else cost -= leaving;
+    }
+    if (leavingAt + 1 < from || barred > 0 || cost >= bestCost) continue;
+    best = leavingAt + 1;
+    bestCost = cost;
+    if (cost === 0) break;
+  }
+  return best;
+}
+
+/**
+ * No window is left since runs lie in between: all of them get places from cluster 1 on, longest first.
+ * What lies there steps aside, runs to beyond the front; a later plan then finds the places free.
+ */
+function bringToFront(board: Board): Map<number, number> {
+  const { volume, marks } = board;
+  const { map } = volume;
+  const starts = new Map<number, number>();
+  board.pairs.clear();
+  board.evict.length = 0;
+  for (let i = 1; i < marks.length; i++) if (marks[i] === Mark.reserved) marks[i] = Mark.none;
+
+  const ordered = [...board.runs].sort((a, b) => b.count - a.count || a.first - b.first);
+  const total = ordered.reduce((sum, run) => sum + run.count, 0);
+  const frontEnd = 1 + total;
+  if (frontEnd > map.clusterCount) return starts;
+  // Equal lengths keep their order, so the places are the same in every plan until all are taken.
+  const places = assignPlaces(ordered);
+  const ownerOf = new Map<number, Run>();
+  for (const run of board.runs) for (let i = 0; i < run.count; i++) ownerOf.set(run.first + i, run);
+  const aside = new Set<Run>();
+  for (const [run, place] of places) {
+    if (run.first === place) continue;
+    let free = true;
+    for (let cluster = place; cluster < place + run.count; cluster++) {
+      if (map.is(cluster, State.junk) && volume.image.refcounts.covers(cluster)) continue;
+      free = false;
+      const owner = ownerOf.get(cluster);
+      if (owner !== undefined) aside.add(owner);
+      else if (map.is(cluster, State.live)) board.evict.push(cluster);
+    }
+    if (free) {
+      starts.set(run.first, run.count);
+      for (let i = 0; i < run.count; i++) board.pairs.set(run.first + i, place + i);
+    }
+  }
+  for (let cluster = 1; cluster < frontEnd; cluster++) if (marks[cluster] === Mark.none) marks[cluster] = Mark.reserved;
+  for (const run of aside) {
+    if (starts.has(run.first)) continue;
+    let window = findWindow(board, run.count, frontEnd, marks.length);
+    if (window === null || !isFree(board, window, run.count)) window = atTheEnd(board, run.count);
+    if (window === null) continue;
+    marks.fill(Mark.reserved, window, window + run.count);
+    starts.set(run.first, run.count);
+    for (let i = 0; i < run.count; i++) board.pairs.set(run.first + i, window + i);
+  }
+  return starts;
+}
+
+/** New clusters at the end of the file, as far as a refcount block describes them. */
+function atTheEnd(board: Board, count: number): number | null {
+  const first = board.volume.map.clusterCount + board.extendBy;
+  for (let i = 0; i < count; i++) if (!board.volume.image.refcounts.covers(first + i)) return null;
+  board.extendBy += count;
+  return first;
+}
+
+function isFree(board: Board, first: number, count: number): boolean {
+  for (let cluster = first; cluster < first + count; cluster++) {
+    if (!board.volume.map.is(cluster, State.junk)) return false;
+  }
+  return true;
+}
+
+/** Places from cluster 1 on; a run that lies at the start of a place of its length keeps it. */
+function assignPlaces(ordered: Run[]): Map<Run, number> {
+  const places = new Map<Run, number>();
+  for (let i = 0, at = 1; i < ordered.length; ) {
+    const length = ordered[i]!.count;
+    let end = i;
+    while (end < ordered.length && ordered[end]!.count === length) end++;
+    const group = ordered.slice(i, end);
+    const free = new Set(group.map((_, k) => at + k * length));
+    const homeless: Run[] = [];
+    for (const run of group) {
+      if (free.delete(run.first)) places.set(run, run.first);
+      else homeless.push(run);
+    }
+    const rest = [...free];
+    for (const [k, run] of homeless.entries()) places.set(run, rest[k]!);
+    at += group.length * length;
+    i = end;
+  }
+  return places;
+}

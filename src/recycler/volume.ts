@@ -1,0 +1,83 @@
+/** The image that a recycler works on: what is on disk, what is where, and who uses it. */
+import type { BlockDevice } from '../device/block-device.js';
+import type { HostClusters } from '../image/host-clusters.js';
+import type { Image } from '../image/image.js';
+import { l1Tables } from '../image/references.js';
+import { Kind } from '../image/host-clusters.js';
+import { ClusterMap } from './cluster-map.js';
+
+/** A unit of several clusters that must stay contiguous, or the table of one cluster that its kin may outgrow. */
+export interface Run {
+  kind: Kind;
+  first: number;
+  count: number;
+  /** Bytes of the table that hold entries. */
+  lengthBytes: number;
+}
+
+export class Volume {
+  readonly image: Image;
+  readonly clusters: HostClusters;
+  readonly map: ClusterMap;
+
+  constructor(image: Image, clusters: HostClusters) {
+    this.image = image;
+    this.clusters = clusters;
+    this.map = new ClusterMap(clusters.refs, clusters.count);
+  }
+
+  get device(): BlockDevice {
+    return this.image.device;
+  }
+
+  get clusterBytes(): number {
+    return this.image.header.clusterBytes;
+  }
+
+  /** Every table that the header or the snapshot table refers to, at its place now. */
+  runs(): Run[] {
+    const { header, refcounts, snapshotTableClusters } = this.image;
+    const { clusterBytes } = header;
+    const runs: Run[] = l1Tables(this.image).map(({ offset, entries }) => ({
+      kind: Kind.l1Table,
+      first: offset / clusterBytes,
+      count: Math.ceil((entries * 8) / clusterBytes),
+      lengthBytes: entries * 8,
+    }));
+    runs.push({
+      kind: Kind.refcountTable,
+      first: refcounts.tableOffset / clusterBytes,
+      count: refcounts.tableClusters,
+      lengthBytes: refcounts.tableClusters * clusterBytes,
+    });
+    if (snapshotTableClusters > 0) {
+      runs.push({
+        kind: Kind.snapshotTable,
+        first: header.snapshotsOffset / clusterBytes,
+        count: snapshotTableClusters,
+        lengthBytes: snapshotTableClusters * clusterBytes,
+      });
+    }
+    return runs;
+  }
+
+  /** A table has moved: the fields in memory follow what the slots on disk say now. */
+  tableMoved(kind: Kind, source: number, destination: number): void {
+    const { header, refcounts, snapshots } = this.image;
+    const { clusterBytes } = header;
+    const from = source * clusterBytes;
+    const to = destination * clusterBytes;
+    if (kind === Kind.l1Table) {
+      if (header.l1Entries > 0 && header.l1Offset === from) header.l1Offset = to;
+      for (const entry of snapshots) if (entry.l1Entries > 0 && entry.l1Offset === from) entry.l1Offset = to;
+    } else if (kind === Kind.snapshotTable && header.snapshotsOffset === from) {
+      header.snapshotsOffset = to;
+    } else if (kind === Kind.refcountTable && refcounts.tableOffset === from) {
+      refcounts.tableOffset = to;
+      header.refcountTableOffset = to;
+    } else if (kind === Kind.refcountBlock) {
+      const index = refcounts.blocks.indexOf(from);
+      if (index >= 0) refcounts.blocks[index] = to;
+    }
+  }
+}
