@@ -49,7 +49,7 @@ export interface BuiltImage {
   readonly bytes: Uint8Array;
   readonly units: readonly BuiltUnit[];
   /** The host cluster of the unit with this name. */
-  where(name: string): number;
+  readonly where: (name: string) => number;
 }
 
 type Part = L1Table | L2Unit | DataUnit | null;
@@ -131,7 +131,7 @@ class Layout {
     return {
       bytes: Uint8Array.from(this.image.subarray(0, this.fileLength())),
       units,
-      where(name) {
+      where: (name) => {
         const found = units.find((unit) => unit.name === name);
         if (found === undefined) {
           throw new Error(`no ${name}; there are: ${units.map((unit) => unit.name).join(', ')}`);

@@ -1,0 +1,112 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { compareGuestView, guestView, inspect, minimalClusterCount, readGuest } from '../support/oracle.js';
+import { checkImage, qemuImg } from '../support/qemu.js';
+import { randomImage } from '../support/random-image.js';
+import { temporaryDirectory } from './temporary-directory.js';
+
+const directory = temporaryDirectory();
+const SEEDS = Array.from({ length: 300 }, (_, index) => index + 1);
+/** The images of these are read by QEMU too, snapshots included. */
+const READ_SEEDS = SEEDS.filter((seed) => seed % 10 === 0);
+
+test(`qemu-img and the oracle agree on random images, seeds 1 to ${SEEDS.length}`, () => {
+  for (const seed of SEEDS) {
+    const { bytes, description } = randomImage(seed);
+    const { corruptions, leaks, liveClusters, clusterCount } = inspect(bytes);
+    expect(corruptions, description).toEqual([]);
+    const check = checkImage(directory.store('random.qcow2', bytes));
+    expect(check, description).toEqual({ corruptions: 0, leaks, errors: 0 });
+    expect(compareGuestView(guestView(bytes), bytes), description).toBeNull();
+    expect(minimalClusterCount(bytes), description).toBeLessThanOrEqual(Math.max(liveClusters, clusterCount));
+  }
+});
+
+test(`QEMU reads from random images what the oracle reads, ${READ_SEEDS.length} seeds`, () => {
+  let snapshotsRead = 0;
+  for (const seed of READ_SEEDS) {
+    const { bytes, description, hasBackingFile } = randomImage(seed);
+    if (hasBackingFile) {
+      continue;
+    }
+    const view = guestView(bytes);
+    const path = directory.store('read.qcow2', bytes);
+    for (const layer of [-1, ...view.layout.snapshots.keys()]) {
+      const id = view.layout.snapshots[layer]?.id;
+      const select = id === undefined ? [] : ['-l', `snapshot.id=${id}`];
+      qemuImg('convert', '-f', 'qcow2', '-O', 'raw', ...select, path, directory.path('read.raw'));
+      const same = Buffer.compare(readFileSync(directory.path('read.raw')), readGuest(view, layer)) === 0;
+      expect(same, `layer ${layer}: ${description}`).toBe(true);
+      snapshotsRead += layer < 0 ? 0 : 1;
+    }
+  }
+  expect(snapshotsRead).toBeGreaterThan(15);
+});
+
+test('the same seed gives the same image', () => {
+  expect(Buffer.compare(randomImage(17).bytes, randomImage(17).bytes)).toBe(0);
+  expect(randomImage(17).description).toBe(randomImage(17).description);
+});
+
+describe('overrides', () => {
+  test('clean: refcounts are exactly the references', () => {
+    for (let seed = 1; seed <= 100; seed++) {
+      const { bytes, description } = randomImage(seed, { clean: true });
+      expect(inspect(bytes), description).toMatchObject({
+        corruptions: [],
+        leaks: 0,
+        staleRefcountsPastEnd: 0,
+      });
+    }
+  });
+
+  test('the format', () => {
+    for (const clusterBits of [9, 12, 16]) {
+      for (const refcountOrder of [0, 1, 2, 3, 4, 5, 6]) {
+        const { bytes } = randomImage(3, { clusterBits, refcountOrder, version: 3 });
+        expect([bytes[7], bytes[23], bytes[99]]).toEqual([3, clusterBits, refcountOrder]);
+        expect(inspect(bytes).corruptions).toEqual([]);
+      }
+    }
+    expect(randomImage(3, { version: 2 }).bytes[7]).toBe(2);
+  });
+
+  test('the size', () => {
+    for (let seed = 1; seed <= 50; seed++) {
+      const { clusterCount } = inspect(randomImage(seed, { maxClusters: 60, clusterBits: 9 }).bytes);
+      expect(clusterCount).toBeLessThan(120);
+    }
+  });
+
+  test('the layout', () => {
+    const { bytes } = randomImage(9, { clean: true, layout: { leaks: 3 } });
+    expect(inspect(bytes).leaks).toBe(3);
+  });
+});
+
+test('each feature turns up often', () => {
+  const features: Record<string, RegExp> = {
+    'version 2': /"version":2/,
+    'one-bit refcounts': /"refcountOrder":0/,
+    '64-bit refcounts': /"refcountOrder":6/,
+    'large clusters': /"clusterBits":16/,
+    'backing file': /backingFile/,
+    'zero clusters': /zero \d+,/,
+    'allocated zero clusters': /allocated/,
+    snapshots: /; .*snapshot/,
+    'machine state': /state [1-9]/,
+    'unknown extra data': /extra 1024/,
+    'a snapshot reverted to': /revert/,
+    'an interrupted deletion': /interrupted/,
+    'two entries for one cluster': /alias/,
+    'a half-moved data cluster': /half-moved data/,
+    'a half-moved L2 table': /half-moved L2/,
+    'a partial last cluster': /"partialTail":true/,
+    'blocks past the end': /"blocksPastEnd":[1-9]/,
+    'stale counts': /"staleCounts":[1-9]/,
+  };
+  const descriptions = SEEDS.map((seed) => randomImage(seed).description);
+  for (const [feature, sign] of Object.entries(features)) {
+    expect(descriptions.filter((description) => sign.test(description)).length, feature).toBeGreaterThan(5);
+  }
+});
