@@ -26,10 +26,10 @@ test(`QEMU reads from random images what the oracle reads, ${READ_SEEDS.length} 
   let snapshotsRead = 0;
   for (const seed of READ_SEEDS) {
     const { bytes, description, hasBackingFile } = randomImage(seed);
-    if (hasBackingFile) {
+    const view = guestView(bytes);
+    if (hasBackingFile || view.layout.virtualSize > 64 << 20) {
       continue;
     }
-    const view = guestView(bytes);
     const path = directory.store('read.qcow2', bytes);
     for (const layer of [-1, ...view.layout.snapshots.keys()]) {
       const id = view.layout.snapshots[layer]?.id;
