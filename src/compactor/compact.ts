@@ -18,7 +18,10 @@ import type { CompactOptions, CompactResult } from './types.js';
 export async function compact(path: string, options: CompactOptions = {}): Promise<CompactResult> {
   requireClusterCount('keepErased', options.keepErased);
   requireBytes('roundBytes', options.roundBytes);
-  return withImageFile(path, 'write', async (device) => ({ ...(await compactDevice(device, options)), path }));
+  return withImageFile(path, 'write', async (device) => ({
+    ...(await compactDevice(device, options)),
+    path,
+  }));
 }
 
 /** The same on any block device. */
@@ -53,11 +56,15 @@ export async function compactDevice(
   const report = await compaction.run();
   const lengthAfter = device.lengthBytes;
   if (report.excess > 0) {
-    notices.push(`${report.excess} clusters could not be moved: the tables lie so that no run of free clusters fits them`);
+    notices.push(
+      `${report.excess} clusters could not be moved: the tables lie so that no run of free clusters fits them`,
+    );
   }
   const outcome = report.interrupted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'compacted';
   if (outcome !== 'interrupted') {
-    notices.push(...littleToReclaim(lengthBefore, lengthAfter, figures.clusters.live, figures.clusters.total));
+    notices.push(
+      ...littleToReclaim(lengthBefore, lengthAfter, figures.clusters.live, figures.clusters.total),
+    );
     const bytes = report.bytesMoved;
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: bytes, bytesTotal: bytes });
   }

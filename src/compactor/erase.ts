@@ -49,14 +49,15 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
     step(clusters, found);
   }
   // The end of the file that no refcount block describes is junk too.
-  for (let at = image.mappedClusters; at < image.fileClusters && done < wanted && !stopped(); ) {
+  for (let at = image.mappedClusters; at < image.fileClusters && done < wanted && !stopped();) {
     const count = Math.min(perStep, wanted - done, image.fileClusters - at);
     step(count, await eraseInterval(session.device, at * clusterBytes, count, clusterBytes, punch));
     at += count;
   }
   await recycler.writeCounts();
   if (session.device.changes > 0) await recycler.flush();
-  const outcome = stopped() && done < wanted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'erased';
+  const outcome =
+    stopped() && done < wanted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'erased';
   if (outcome !== 'interrupted') {
     const bytes = done * clusterBytes;
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: bytes, bytesTotal: bytes });

@@ -3,7 +3,12 @@
 /** Below this share of the file there is little to reclaim. */
 const LITTLE = 0.01;
 
-export function littleToReclaim(lengthBefore: number, lengthAfter: number, live: number, total: number): string[] {
+export function littleToReclaim(
+  lengthBefore: number,
+  lengthAfter: number,
+  live: number,
+  total: number,
+): string[] {
   if (lengthBefore - lengthAfter > lengthBefore * LITTLE) return [];
   return [
     `little to reclaim: ${live} of ${total} clusters are in use; what the guest deleted stays in use until it is ` +

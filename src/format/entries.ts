@@ -39,7 +39,7 @@ export function retargetEntry(view: DataView, position: number, hostOffset: numb
   const hi = view.getUint32(position);
   const lo = view.getUint32(position + 4);
   view.setUint32(position, ((hi & ~HI_OFFSET_MASK) | Math.floor(hostOffset / TWO_32)) >>> 0);
-  view.setUint32(position + 4, ((lo & ~LO_OFFSET_MASK) | (hostOffset % TWO_32 & LO_OFFSET_MASK)) >>> 0);
+  view.setUint32(position + 4, ((lo & ~LO_OFFSET_MASK) | ((hostOffset % TWO_32) & LO_OFFSET_MASK)) >>> 0);
 }
 
 /** Sets bit 63 of the entry at `position`. */

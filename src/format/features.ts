@@ -6,7 +6,9 @@ import { EXTENSION, type Header, type HeaderExtension, INCOMPATIBLE } from './he
 function featureName(kind: number, bit: number, table: Uint8Array | undefined): string {
   for (let at = 0; table !== undefined && at + 48 <= table.length; at += 48) {
     if (table[at] !== kind || table[at + 1] !== bit) continue;
-    const name = Buffer.from(table.subarray(at + 2, at + 48)).toString('latin1').split('\0')[0]!;
+    const name = Buffer.from(table.subarray(at + 2, at + 48))
+      .toString('latin1')
+      .split('\0')[0]!;
     // The name comes from the file: keep control characters off the terminal.
     return `bit ${bit} ("${name.replace(/[^\x20-\x7e]/g, '?')}")`;
   }
@@ -34,23 +36,29 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
   const low = header.incompatible[1];
 
   if ((low & INCOMPATIBLE.corrupt) !== 0) {
-    throw new QcowError('CORRUPT', 'the image is marked corrupt', { hint: 'repair it with `qemu-img check -r all`' });
+    throw new QcowError('CORRUPT', 'the image is marked corrupt', {
+      hint: 'repair it with `qemu-img check -r all`',
+    });
   }
   if ((low & INCOMPATIBLE.dirty) !== 0) {
     throw new QcowError('CORRUPT', 'the image is marked dirty: its refcounts are not to be trusted', {
       hint: 'repair it with `qemu-img check -r all`',
     });
   }
-  if ((low & INCOMPATIBLE.dataFile) !== 0) throw unsupported('the image keeps its data in an external data file');
+  if ((low & INCOMPATIBLE.dataFile) !== 0)
+    throw unsupported('the image keeps its data in an external data file');
   if ((low & INCOMPATIBLE.extendedL2) !== 0) throw unsupported('the image has extended L2 entries');
   const known = INCOMPATIBLE.compressionType;
   const unknown: [number, number] = [header.incompatible[0], (low & ~known) >>> 0];
   const bit = lowestBit(unknown);
   if (bit >= 0) throw unsupported(`the image has the incompatible feature ${featureName(0, bit, table)}`);
   if (((low & INCOMPATIBLE.compressionType) !== 0) !== (header.compressionType !== 0)) {
-    throw new QcowError('CORRUPT', 'compression type and its feature bit disagree', { where: 'header, byte 104' });
+    throw new QcowError('CORRUPT', 'compression type and its feature bit disagree', {
+      where: 'header, byte 104',
+    });
   }
-  if (header.compressionType > 1) throw unsupported(`the image has compression type ${header.compressionType}`);
+  if (header.compressionType > 1)
+    throw unsupported(`the image has compression type ${header.compressionType}`);
 
   if (header.encryption !== 0) throw unsupported('the image is encrypted');
   for (const { type } of extensions) {
@@ -60,5 +68,6 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
   }
   const autoclear = lowestBit(header.autoclear);
   if (autoclear === 0) throw unsupported('the image has persistent bitmaps');
-  if (autoclear > 0) throw unsupported(`the image has the autoclear feature ${featureName(2, autoclear, table)}`);
+  if (autoclear > 0)
+    throw unsupported(`the image has the autoclear feature ${featureName(2, autoclear, table)}`);
 }

@@ -54,7 +54,13 @@ export const EXTENSION = {
   dataFile: 0x4441_5441,
 } as const;
 
-export const INCOMPATIBLE = { dirty: 1, corrupt: 2, dataFile: 4, compressionType: 8, extendedL2: 16 } as const;
+export const INCOMPATIBLE = {
+  dirty: 1,
+  corrupt: 2,
+  dataFile: 4,
+  compressionType: 8,
+  extendedL2: 16,
+} as const;
 
 function outOfBounds(field: string, value: number | string, rule: string): QcowError {
   return new QcowError('CORRUPT', `header field ${field} is out of bounds: ${value}; ${rule}`, {
@@ -128,18 +134,25 @@ function validateHeader(header: Header): void {
   if (header.version === 3 && (headerBytes < 104 || headerBytes > clusterBytes || headerBytes % 8 !== 0)) {
     throw outOfBounds('header_length', headerBytes, `it must be a multiple of 8 from 104 to ${clusterBytes}`);
   }
-  if (header.refcountOrder > 6) throw outOfBounds('refcount_order', header.refcountOrder, 'it must be 0 to 6');
+  if (header.refcountOrder > 6)
+    throw outOfBounds('refcount_order', header.refcountOrder, 'it must be 0 to 6');
   if (!Number.isFinite(header.virtualBytes)) {
     throw new QcowError('UNSUPPORTED', 'the virtual size is 2^53 bytes or more; this version handles less');
   }
   if (header.backingFileOffset !== 0) {
     const room = clusterBytes - header.backingFileOffset;
-    if (!(room >= 0)) throw outOfBounds('backing_file_offset', header.backingFileOffset, 'it must lie in the first cluster');
+    if (!(room >= 0))
+      throw outOfBounds('backing_file_offset', header.backingFileOffset, 'it must lie in the first cluster');
     if (header.backingFileBytes > Math.min(1023, room)) {
-      throw outOfBounds('backing_file_size', header.backingFileBytes, `it must be at most ${Math.min(1023, room)}`);
+      throw outOfBounds(
+        'backing_file_size',
+        header.backingFileBytes,
+        `it must be at most ${Math.min(1023, room)}`,
+      );
     }
   }
-  if (header.l1Entries * 8 > MAX_L1_BYTES) throw outOfBounds('l1_size', header.l1Entries, 'at most 4194304 entries');
+  if (header.l1Entries * 8 > MAX_L1_BYTES)
+    throw outOfBounds('l1_size', header.l1Entries, 'at most 4194304 entries');
   if (header.l1Entries > 0) requireAligned('l1_table_offset', header.l1Offset, clusterBytes);
   const guestBytesPerL1Entry = clusterBytes * (clusterBytes / (extendedL2(header) ? 16 : 8));
   const l1Needed = Math.ceil(header.virtualBytes / guestBytesPerL1Entry);
@@ -147,12 +160,17 @@ function validateHeader(header: Header): void {
     throw outOfBounds('l1_size', header.l1Entries, `the virtual size needs ${l1Needed} entries`);
   }
   requireAligned('refcount_table_offset', header.refcountTableOffset, clusterBytes);
-  if (header.refcountTableOffset === 0) throw outOfBounds('refcount_table_offset', 0, 'it overlaps the header');
+  if (header.refcountTableOffset === 0)
+    throw outOfBounds('refcount_table_offset', 0, 'it overlaps the header');
   if (
     header.refcountTableClusters === 0 ||
     header.refcountTableClusters * clusterBytes > MAX_REFCOUNT_TABLE_BYTES
   ) {
-    throw outOfBounds('refcount_table_clusters', header.refcountTableClusters, 'the table is 1 cluster to 8 MiB');
+    throw outOfBounds(
+      'refcount_table_clusters',
+      header.refcountTableClusters,
+      'the table is 1 cluster to 8 MiB',
+    );
   }
   if (header.snapshotCount > MAX_SNAPSHOTS) {
     throw outOfBounds('nb_snapshots', header.snapshotCount, `at most ${MAX_SNAPSHOTS}`);

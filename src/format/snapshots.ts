@@ -25,7 +25,11 @@ export interface SnapshotTable {
 }
 
 /** Parses `count` entries; answers what is wrong, in words, where they are not well-formed. */
-export function parseSnapshotTable(bytes: Uint8Array, count: number, version: number): SnapshotTable | string {
+export function parseSnapshotTable(
+  bytes: Uint8Array,
+  count: number,
+  version: number,
+): SnapshotTable | string {
   const view = viewOf(bytes);
   const entries: SnapshotEntry[] = [];
   let at = 0;
@@ -35,9 +39,12 @@ export function parseSnapshotTable(bytes: Uint8Array, count: number, version: nu
     if (at + FIXED_BYTES > bytes.length) return `snapshot table entry ${index} lies beyond the end`;
     const extraBytes = view.getUint32(at + 36);
     const l1Entries = view.getUint32(at + 8);
-    if (extraBytes > MAX_EXTRA_BYTES) return `snapshot table entry ${index}: ${extraBytes} bytes of extra data`;
-    if (version >= 3 && extraBytes < REQUIRED_EXTRA_BYTES) return `snapshot table entry ${index} is incomplete`;
-    if (l1Entries * 8 > MAX_L1_BYTES) return `snapshot table entry ${index}: L1 table of ${l1Entries} entries`;
+    if (extraBytes > MAX_EXTRA_BYTES)
+      return `snapshot table entry ${index}: ${extraBytes} bytes of extra data`;
+    if (version >= 3 && extraBytes < REQUIRED_EXTRA_BYTES)
+      return `snapshot table entry ${index} is incomplete`;
+    if (l1Entries * 8 > MAX_L1_BYTES)
+      return `snapshot table entry ${index}: L1 table of ${l1Entries} entries`;
     lengthBytes = at + FIXED_BYTES + extraBytes + view.getUint16(at + 12) + view.getUint16(at + 14);
     if (lengthBytes > bytes.length) return `snapshot table entry ${index} lies beyond the end`;
     entries.push({ at, l1Offset: readWord(view, at), l1Entries });

@@ -30,7 +30,13 @@ export function clustersFor(lengthBytes: number, clusterBytes: number): number {
   return Math.ceil(lengthBytes / clusterBytes);
 }
 
-function requireInside(what: string, offset: number, lengthBytes: number, header: Header, fileClusters: number): void {
+function requireInside(
+  what: string,
+  offset: number,
+  lengthBytes: number,
+  header: Header,
+  fileClusters: number,
+): void {
   const { clusterBytes } = header;
   if (offset / clusterBytes + clustersFor(lengthBytes, clusterBytes) <= fileClusters) return;
   throw new QcowError('CORRUPT', `the ${what} reaches beyond the end of the file`, {
@@ -56,13 +62,15 @@ export async function openImage(device: BlockDevice): Promise<Image> {
   const table = new Uint8Array(tableBytes);
   await device.read(table, header.refcountTableOffset);
   const blocks = decodeRefcountTable(table, header, fileClusters);
-  const covered = (blocks.findLastIndex((offset) => offset !== 0) + 1) * ((clusterBytes * 8) >> header.refcountOrder);
+  const covered =
+    (blocks.findLastIndex((offset) => offset !== 0) + 1) * ((clusterBytes * 8) >> header.refcountOrder);
   const mappedClusters = Math.min(fileClusters, covered);
   if (mappedClusters > MAX_CLUSTERS) {
     throw new QcowError('UNSUPPORTED', `the file has more than ${MAX_CLUSTERS} host clusters`);
   }
 
-  if (header.l1Entries > 0) requireInside('L1 table', header.l1Offset, header.l1Entries * 8, header, fileClusters);
+  if (header.l1Entries > 0)
+    requireInside('L1 table', header.l1Offset, header.l1Entries * 8, header, fileClusters);
   const { entries, lengthBytes: snapshotBytes } = await readSnapshots(device, header);
   for (const [index, entry] of entries.entries()) {
     if (entry.l1Entries === 0) continue;

@@ -130,7 +130,7 @@ export class Refcounts {
   async writeDirty(device: BlockDevice): Promise<void> {
     const perBlock = this.clusterBytes / SECTOR;
     const sectors = [...this.#dirty].sort((a, b) => a - b);
-    for (let i = 0; i < sectors.length; ) {
+    for (let i = 0; i < sectors.length;) {
       const first = sectors[i]!;
       const block = Math.floor(first / perBlock);
       let end = i + 1;
@@ -157,7 +157,8 @@ export class Refcounts {
   encodeTable(clusters: number): Uint8Array {
     const bytes = new Uint8Array(clusters * this.clusterBytes);
     const view = viewOf(bytes);
-    for (let i = 0; i * 8 < bytes.length && i < this.blocks.length; i++) writeWord(view, i * 8, this.blocks[i]!);
+    for (let i = 0; i * 8 < bytes.length && i < this.blocks.length; i++)
+      writeWord(view, i * 8, this.blocks[i]!);
     return bytes;
   }
 
@@ -180,8 +181,10 @@ export function decodeRefcountTable(bytes: Uint8Array, header: Header, clusterCo
     const damaged = (what: string) =>
       new QcowError('CORRUPT', what, { where, hint: 'repair the image with `qemu-img check -r all` first' });
     if (refcountTableReservedBits(hi, lo)) throw damaged('reserved bits are set in a refcount table entry');
-    if (offset % header.clusterBytes !== 0) throw damaged('a refcount block is not aligned to the cluster size');
-    if (offset / header.clusterBytes >= clusterCount) throw damaged('a refcount block lies beyond the end of the file');
+    if (offset % header.clusterBytes !== 0)
+      throw damaged('a refcount block is not aligned to the cluster size');
+    if (offset / header.clusterBytes >= clusterCount)
+      throw damaged('a refcount block lies beyond the end of the file');
     blocks[i] = offset;
   }
   return blocks;

@@ -3,13 +3,7 @@
  * structure of the format is added here and in `substitute` (image/substitute.ts), nowhere else.
  */
 import { QcowError, hex } from '../errors.js';
-import {
-  HI_COMPRESSED,
-  HI_COPIED,
-  entryOffset,
-  l1ReservedBits,
-  l2ReservedBits,
-} from '../format/entries.js';
+import { HI_COMPRESSED, HI_COPIED, entryOffset, l1ReservedBits, l2ReservedBits } from '../format/entries.js';
 import { L1_OFFSET_AT, REFCOUNT_TABLE_OFFSET_AT, SNAPSHOTS_OFFSET_AT } from '../format/header.js';
 import { viewOf } from '../format/words.js';
 import { type HostClusters, Kind } from './host-clusters.js';
@@ -29,7 +23,14 @@ export interface ReferenceVisitor {
    * One reference on disk. `slot`: host offset of the 8 bytes that hold it. `target`: host offset.
    * `clusterCount`: clusters of the unit (more than 1 for a run). `paths`: how many paths lead through it.
    */
-  reference(slot: number, target: number, clusterCount: number, kind: Kind, paths: number, flags: number): void;
+  reference(
+    slot: number,
+    target: number,
+    clusterCount: number,
+    kind: Kind,
+    paths: number,
+    flags: number,
+  ): void;
   /** A damaged entry, in words. Left out where the image is known to be sound. */
   problem?(what: string, slot: number): void;
 }
@@ -148,10 +149,14 @@ function visitL2(
     if ((hi | lo) === 0) continue;
     // Bit 62 decides what all other bits mean (hazard 6.1).
     if ((hi & HI_COMPRESSED) !== 0) {
-      throw new QcowError('UNSUPPORTED', 'the image has compressed clusters, which this version does not handle', {
-        where: `L2 table at ${hex(base)}, entry ${at / 8}`,
-        hint: 'the image was left untouched',
-      });
+      throw new QcowError(
+        'UNSUPPORTED',
+        'the image has compressed clusters, which this version does not handle',
+        {
+          where: `L2 table at ${hex(base)}, entry ${at / 8}`,
+          hint: 'the image was left untouched',
+        },
+      );
     }
     if (l2ReservedBits(hi, lo, version)) visitor.problem?.('reserved bits are set in an L2 entry', base + at);
     const target = entryOffset(hi, lo);

@@ -55,7 +55,14 @@ class Census implements ReferenceVisitor {
     this.#corruption(what, slot);
   }
 
-  reference(slot: number, target: number, clusterCount: number, kind: Kind, paths: number, flags: number): void {
+  reference(
+    slot: number,
+    target: number,
+    clusterCount: number,
+    kind: Kind,
+    paths: number,
+    flags: number,
+  ): void {
     const { clusterBytes } = this.#image.header;
     if (target % clusterBytes !== 0) {
       this.#corruption(`${KIND_NAMES[kind]} at ${hex(target)} is not aligned to the cluster size`, slot);
@@ -81,7 +88,10 @@ class Census implements ReferenceVisitor {
     const shareable = present === kind && (kind === Kind.data || kind === Kind.l2Table);
     if (present !== Kind.none && !shareable) {
       const place = hex(cluster * this.#image.header.clusterBytes);
-      this.#corruption(`cluster at ${place} is used as ${KIND_NAMES[present]} and as ${KIND_NAMES[kind]}`, slot);
+      this.#corruption(
+        `cluster at ${place} is used as ${KIND_NAMES[present]} and as ${KIND_NAMES[kind]}`,
+        slot,
+      );
       return;
     }
     clusters.setKind(cluster, kind);

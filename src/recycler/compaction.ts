@@ -46,7 +46,13 @@ export class Compaction {
   readonly recycler: Recycler;
   readonly #volume: Volume;
   readonly #options: CompactionOptions;
-  readonly #report: CompactionReport = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, excess: 0 };
+  readonly #report: CompactionReport = {
+    interrupted: false,
+    rounds: 0,
+    bytesMoved: 0,
+    leaksReclaimed: 0,
+    excess: 0,
+  };
   #bytesTotal = 0;
   #bytesCopied = 0;
 
@@ -173,7 +179,11 @@ export class Compaction {
     const taken = new Set(plan.destinations);
     for (let cluster = goal.finalClusters; cluster < map.clusterCount; cluster++) {
       if (map.is(cluster, State.junk) && !taken.has(cluster)) {
-        await makeHole(device, cluster * clusterBytes, Math.min(clusterBytes, device.lengthBytes - cluster * clusterBytes));
+        await makeHole(
+          device,
+          cluster * clusterBytes,
+          Math.min(clusterBytes, device.lengthBytes - cluster * clusterBytes),
+        );
       }
     }
   }
@@ -193,7 +203,10 @@ export class Compaction {
     if (amount === 0) return;
     await this.#shorten(this.#goal().finalClusters);
     const before = this.#volume.image.refcounts.hasDirty;
-    const { clusters, holes } = await this.recycler.erase(Math.min(amount, this.#volume.map.countOf(State.junk)), punch);
+    const { clusters, holes } = await this.recycler.erase(
+      Math.min(amount, this.#volume.map.countOf(State.junk)),
+      punch,
+    );
     if (clusters > holes || before) this.#wroteSinceBarrier = true;
   }
 
@@ -203,7 +216,8 @@ export class Compaction {
    */
   async #settle(error: unknown): Promise<void> {
     if (this.recycler.failure !== null) return;
-    if ((error as { code?: unknown }).code !== 'ENOSPC' && (error as { code?: unknown }).code !== 'EDQUOT') return;
+    if ((error as { code?: unknown }).code !== 'ENOSPC' && (error as { code?: unknown }).code !== 'EDQUOT')
+      return;
     try {
       await this.#shorten(0);
       await this.recycler.flush();
@@ -233,7 +247,8 @@ export function reclaimLeaks({ image, clusters }: Volume): number {
 /** Live clusters beyond the limit: what will have to move, to begin with. */
 export function expectedMoves({ map }: Volume, goal: Goal): number {
   let count = 0;
-  for (let cluster = goal.moveLimit; cluster < map.clusterCount; cluster++) if (map.is(cluster, State.live)) count++;
+  for (let cluster = goal.moveLimit; cluster < map.clusterCount; cluster++)
+    if (map.is(cluster, State.live)) count++;
   return count;
 }
 
@@ -245,7 +260,7 @@ function cutRounds(plan: Plan, perRound: number): { from: number; to: number }[]
     if (at >= 0) inside.fill(1, at + 1, at + count);
   }
   const rounds: { from: number; to: number }[] = [];
-  for (let to = plan.sources.length; to > 0; ) {
+  for (let to = plan.sources.length; to > 0;) {
     let from = Math.max(0, to - perRound);
     while (from > 0 && inside[from] === 1) from--;
     rounds.push({ from, to });

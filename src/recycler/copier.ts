@@ -30,19 +30,27 @@ export async function copyMoves(
   const kindOf = (source: number) => clusters.kind(source);
 
   const pieces = moves.extents(perPiece, (source) => kindOf(source) === Kind.data);
-  await inParallel(pieces, (extent, buffer) =>
-    copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
-      copyData(volume, from, to, buffer.subarray(0, length)),
-    ), perPiece * clusterBytes);
+  await inParallel(
+    pieces,
+    (extent, buffer) =>
+      copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
+        copyData(volume, from, to, buffer.subarray(0, length)),
+      ),
+    perPiece * clusterBytes,
+  );
 
   const l2Pieces = moves.extents(perPiece, (source) => kindOf(source) === Kind.l2Table);
-  await inParallel(l2Pieces, (extent, buffer) =>
-    copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
-      const bytes = buffer.subarray(0, length);
-      await volume.device.read(bytes, from);
-      substituteEntries(bytes, clusterBytes, moves);
-      await volume.device.write(bytes, to);
-    }), perPiece * clusterBytes);
+  await inParallel(
+    l2Pieces,
+    (extent, buffer) =>
+      copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
+        const bytes = buffer.subarray(0, length);
+        await volume.device.read(bytes, from);
+        substituteEntries(bytes, clusterBytes, moves);
+        await volume.device.write(bytes, to);
+      }),
+    perPiece * clusterBytes,
+  );
 
   for (const extent of [...moves.extents(1, (source) => kindOf(source) === Kind.refcountBlock)]) {
     await copyExtent(volume, locks, moves, extent, onCopied, async (from, to) => {
@@ -55,7 +63,9 @@ export async function copyMoves(
     const first = moves.find(run.first);
     if (first < 0 || moves.state(first) !== MoveState.copying) continue;
     const extent = { first, source: run.first, destination: moves.destinations[first]!, count: run.count };
-    await copyExtent(volume, locks, moves, extent, onCopied, (from, to) => copyRun(volume, moves, run, from, to));
+    await copyExtent(volume, locks, moves, extent, onCopied, (from, to) =>
+      copyRun(volume, moves, run, from, to),
+    );
   }
 }
 
@@ -98,16 +108,21 @@ async function copyExtent(
   const releaseSource = await locks.shared(extent.source, extent.count);
   const releaseDestination = await locks.exclusive(extent.destination, extent.count);
   try {
-    for (let start = 0; start < extent.count; ) {
+    for (let start = 0; start < extent.count;) {
       let end = start;
       while (end < extent.count && moves.state(extent.first + end) === MoveState.copying) end++;
       if (end > start) {
         const length = (end - start) * clusterBytes;
-        await copy((extent.source + start) * clusterBytes, (extent.destination + start) * clusterBytes, length);
+        await copy(
+          (extent.source + start) * clusterBytes,
+          (extent.destination + start) * clusterBytes,
+          length,
+        );
         for (let i = start; i < end; i++) {
           // Cancelled while the copy ran: its destination may be anything by now.
           if (moves.state(extent.first + i) !== MoveState.copying) continue;
-          if (!map.is(extent.destination + i, State.copy)) throw new Error('the destination of a copy changed its state');
+          if (!map.is(extent.destination + i, State.copy))
+            throw new Error('the destination of a copy changed its state');
           moves.advance(extent.first + i, MoveState.copied);
         }
         onCopied(length);
@@ -124,7 +139,7 @@ async function copyExtent(
 async function copyData(volume: Volume, from: number, to: number, buffer: Uint8Array): Promise<void> {
   const { device } = volume;
   const length = buffer.length;
-  for (let at = 0; at < length; ) {
+  for (let at = 0; at < length;) {
     const data = device.dataExtent(from + at, from + length);
     const start = data === null ? length : data.start - from;
     if (start > at) await makeHole(device, to + at, start - at);

@@ -64,7 +64,7 @@ export async function eraseInterval(
   const end = Math.min(offset + count * clusterBytes, device.lengthBytes);
   const step = Math.max(1, Math.floor(ZEROES.length / clusterBytes)) * clusterBytes;
   let holes = 0;
-  for (let at = offset; at < end; ) {
+  for (let at = offset; at < end;) {
     const data = device.dataExtent(at, end);
     const start = data === null ? end : Math.floor(data.start / clusterBytes) * clusterBytes;
     holes += Math.ceil((start - at) / clusterBytes);

@@ -23,7 +23,7 @@ export function minimalSize(
   perBlock: number,
   clusterBytes: number,
 ): { clusters: number; blockCount: number; tableClusters: number } {
-  for (let clusters = otherClusters; ; ) {
+  for (let clusters = otherClusters; ;) {
     const blockCount = Math.ceil(clusters / perBlock);
     const tableClusters = Math.ceil((blockCount * 8) / clusterBytes);
     const next = otherClusters + blockCount + tableClusters;

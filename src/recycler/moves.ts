@@ -86,7 +86,8 @@ export class Moves implements Relocation {
   /** Whether the move is still open to cancelling, and cancels it (C28). */
   cancel(index: number): boolean {
     const state = this.state(index);
-    if (state !== MoveState.copying && state !== MoveState.copied && state !== MoveState.flushed) return false;
+    if (state !== MoveState.copying && state !== MoveState.copied && state !== MoveState.flushed)
+      return false;
     this.#states[index] = MoveState.cancelled;
     return true;
   }

@@ -133,7 +133,9 @@ function isTailSource({ volume, marks }: Board, cluster: number): boolean {
 
 function isHole({ volume, marks }: Board, cluster: number): boolean {
   return (
-    marks[cluster] === Mark.none && volume.map.is(cluster, State.junk) && volume.image.refcounts.covers(cluster)
+    marks[cluster] === Mark.none &&
+    volume.map.is(cluster, State.junk) &&
+    volume.image.refcounts.covers(cluster)
   );
 }
 

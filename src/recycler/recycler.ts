@@ -282,10 +282,12 @@ export class Recycler {
     }
     for (let cluster = 0; cluster < map.clusterCount; cluster++) {
       const state = map.state(cluster);
-      if ((state === State.copy) !== copies.has(cluster)) throw new Error(`cluster ${cluster}: copy and moves disagree`);
+      if ((state === State.copy) !== copies.has(cluster))
+        throw new Error(`cluster ${cluster}: copy and moves disagree`);
       const referenced = clusters.refs[cluster]! > 0;
       if (state === State.copy || state === State.held) continue;
-      if (referenced !== (state === State.live)) throw new Error(`cluster ${cluster}: references and state disagree`);
+      if (referenced !== (state === State.live))
+        throw new Error(`cluster ${cluster}: references and state disagree`);
     }
   }
 }

@@ -14,11 +14,10 @@ const SECTOR = 512;
 /** Changed sectors nearer than this go out in one write, with what lies between them. */
 const JOIN_BYTES = 16384;
 
-/** The slots of one referring cluster: [first, end) of the round's slots. */
+/** The slots of one referring cluster: stretches [first, end) of the round's slots. */
 interface Group {
   cluster: number;
-  first: number;
-  end: number;
+  stretches: [number, number][];
 }
 
 export interface UpdateResult {
@@ -47,7 +46,7 @@ export async function updateSlots(
       if (release !== null) {
         releases.push(release);
         groups.push(group);
-      } else for (let i = group.first; i < group.end; i++) blocked.add(moves.slots.moves[i]!);
+      } else for (const i of slotsOf(group)) blocked.add(moves.slots.moves[i]!);
     }
     spreadBlocked(volume, moves, blocked);
     // The header last, in one write of its first sector (I4).
@@ -63,16 +62,27 @@ export async function updateSlots(
  * Slots by referring cluster, in the visitor's order: L1 and refcount tables come before L2 tables (C34).
  * A table that moves in this round is left out: its copy names the destinations already.
  */
-function* groupSlots(volume: Volume, moves: Moves, placeOf: (cluster: number) => number): Iterable<Group> {
+function groupSlots(volume: Volume, moves: Moves, placeOf: (cluster: number) => number): Iterable<Group> {
   const { clusterBytes } = volume;
   const { offsets } = moves.slots;
-  for (let first = 0; first < offsets.length; ) {
+  const groups = new Map<number, Group>();
+  for (let first = 0; first < offsets.length;) {
     const collected = Math.floor(offsets[first]! / clusterBytes);
     let end = first + 1;
     while (end < offsets.length && Math.floor(offsets[end]! / clusterBytes) === collected) end++;
-    if (moves.find(collected) < 0) yield { cluster: placeOf(collected), first, end };
+    if (moves.find(collected) < 0) {
+      const cluster = placeOf(collected);
+      const group = groups.get(cluster);
+      if (group === undefined) groups.set(cluster, { cluster, stretches: [[first, end]] });
+      else group.stretches.push([first, end]);
+    }
     first = end;
   }
+  return groups.values();
+}
+
+function* slotsOf({ stretches }: Group): Iterable<number> {
+  for (const [first, end] of stretches) for (let i = first; i < end; i++) yield i;
 }
 
 /**
@@ -81,7 +91,7 @@ function* groupSlots(volume: Volume, moves: Moves, placeOf: (cluster: number) =>
  */
 function spreadBlocked(volume: Volume, moves: Moves, blocked: Set<number>): void {
   const { offsets, moves: moveOf } = moves.slots;
-  for (let before = -1; blocked.size > 0 && blocked.size !== before; ) {
+  for (let before = -1; blocked.size > 0 && blocked.size !== before;) {
     before = blocked.size;
     for (let i = 0; i < offsets.length; i++) {
       const table = moves.find(Math.floor(offsets[i]! / volume.clusterBytes));
@@ -93,11 +103,16 @@ function spreadBlocked(volume: Volume, moves: Moves, blocked: Set<number>): void
 }
 
 /** One read, all slots verified, then the changed sectors written: nothing is written if one is wrong (C38). */
-async function updateGroup(volume: Volume, moves: Moves, group: Group, blocked: Set<number>): Promise<number> {
+async function updateGroup(
+  volume: Volume,
+  moves: Moves,
+  group: Group,
+  blocked: Set<number>,
+): Promise<number> {
   const { device, clusterBytes } = volume;
   const { offsets, moves: moveOf } = moves.slots;
   const wanted: number[] = [];
-  for (let i = group.first; i < group.end; i++) {
+  for (const i of slotsOf(group)) {
     const move = moveOf[i]!;
     if (moves.state(move) === MoveState.flushed && !blocked.has(move)) wanted.push(i);
   }
@@ -149,10 +164,14 @@ function replaceSlot(
     ? readWord(view, position)
     : entryOffset(view.getUint32(position), view.getUint32(position + 4));
   if (present !== source * clusterBytes) {
-    throw new QcowError('CORRUPT', `a reference changed under us: it names ${hex(present)}, not ${hex(source * clusterBytes)}`, {
-      where: `host offset ${hex(slot)}`,
-      hint: 'another program writes to this image; nothing was written to this table',
-    });
+    throw new QcowError(
+      'CORRUPT',
+      `a reference changed under us: it names ${hex(present)}, not ${hex(source * clusterBytes)}`,
+      {
+        where: `host offset ${hex(slot)}`,
+        hint: 'another program writes to this image; nothing was written to this table',
+      },
+    );
   }
   if (isField) writeWord(view, position, destination);
   else {

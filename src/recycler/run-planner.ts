@@ -112,7 +112,8 @@ function bringToFront(board: Board): Map<number, number> {
       for (let i = 0; i < run.count; i++) board.pairs.set(run.first + i, place + i);
     }
   }
-  for (let cluster = 1; cluster < frontEnd; cluster++) if (marks[cluster] === Mark.none) marks[cluster] = Mark.reserved;
+  for (let cluster = 1; cluster < frontEnd; cluster++)
+    if (marks[cluster] === Mark.none) marks[cluster] = Mark.reserved;
   for (const run of aside) {
     if (starts.has(run.first)) continue;
     let window = findWindow(board, run.count, frontEnd, marks.length);
@@ -143,7 +144,7 @@ function isFree(board: Board, first: number, count: number): boolean {
 /** Places from cluster 1 on; a run that lies at the start of a place of its length keeps it. */
 function assignPlaces(ordered: Run[]): Map<Run, number> {
   const places = new Map<Run, number>();
-  for (let i = 0, at = 1; i < ordered.length; ) {
+  for (let i = 0, at = 1; i < ordered.length;) {
     const length = ordered[i]!.count;
     let end = i;
     while (end < ordered.length && ordered[end]!.count === length) end++;

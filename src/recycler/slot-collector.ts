@@ -38,7 +38,10 @@ export async function collectSlots(
     },
   });
   // A stable distribution: within a round the slots of one table stay neighbours.
-  const rounds = [...perRound].map((count) => ({ offsets: new Float64Array(count), moves: new Uint32Array(count) }));
+  const rounds = [...perRound].map((count) => ({
+    offsets: new Float64Array(count),
+    moves: new Uint32Array(count),
+  }));
   const filled = new Uint32Array(roundCount);
   for (let i = 0; i < length; i++) {
     const round = roundOf[moves[i]!]!;

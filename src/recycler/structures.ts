@@ -107,11 +107,15 @@ function findReleases(volume: Volume, goal: Goal): Release[] {
   const inTail = beyond.filter((index) => index >= keptEntries);
   const tailClusters =
     tableClusters > goal.tableClusters
-      ? range(refcounts.tableOffset / volume.clusterBytes + goal.tableClusters, tableClusters - goal.tableClusters)
+      ? range(
+          refcounts.tableOffset / volume.clusterBytes + goal.tableClusters,
+          tableClusters - goal.tableClusters,
+        )
       : [];
   const tail = releasable(volume, inTail, liveIn, perBlock, tailClusters);
   // The tail goes as a whole, by the header, or its blocks go sector by sector until it can.
-  const bySector = tailClusters.length > 0 && tail.length === inTail.length ? beyond.filter((i) => i < keptEntries) : beyond;
+  const bySector =
+    tailClusters.length > 0 && tail.length === inTail.length ? beyond.filter((i) => i < keptEntries) : beyond;
   if (tailClusters.length > 0 && tail.length === inTail.length) {
     releases.push({ indices: tail, tableClusters: tailClusters });
   }
