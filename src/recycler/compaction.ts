@@ -70,6 +70,7 @@ export class Compaction {
 
   async run(): Promise<CompactionReport> {
     const { recycler } = this;
+    if (this.#stop()) return this.#report;
     this.#report.leaksReclaimed = reclaimLeaks(this.#volume);
     this.#bytesTotal = expectedMoves(this.#volume, this.#goal()) * this.#volume.clusterBytes;
     try {

@@ -4,11 +4,11 @@
  * under the same locks. A round reads like design section 4: begin, copy, flush, update, flush, truncate.
  */
 import { Kind } from '../image/host-clusters.js';
-import { ClusterMap, State } from './cluster-map.js';
+import { type ClusterMap, State } from './cluster-map.js';
 import { copyMoves } from './copier.js';
 import { eraseJunk, range } from './eraser.js';
 import { Mutex, RangeLocks } from './locks.js';
-import { MoveState, Moves } from './moves.js';
+import { MoveState, type Moves } from './moves.js';
 import { updateSlots } from './reference-updater.js';
 import type { Volume } from './volume.js';
 
@@ -34,7 +34,7 @@ export class Recycler {
   #erased: { first: number; count: number }[] = [];
   /** Leaving for other reasons than a move. */
   #leaving: number[] = [];
-  #failure: unknown = null;
+  #failure: Error | null = null;
   #blockedCalls = 0;
   barriers = 0;
   referencesUpdated = 0;
@@ -50,7 +50,7 @@ export class Recycler {
   }
 
   /** The failure that ended all further work, or null. */
-  get failure(): unknown {
+  get failure(): Error | null {
     return this.#failure;
   }
 
@@ -150,7 +150,7 @@ export class Recycler {
       try {
         await this.volume.device.flush();
       } catch (error) {
-        this.#failure = error;
+        this.#failure = asError(error);
         this.map.barrierDone();
         this.#erased = erased.concat(this.#erased);
         this.#leaving = leaving.concat(this.#leaving);
@@ -194,7 +194,7 @@ export class Recycler {
         result = await updateSlots(this.volume, this.locks, moves, this.#placeOf);
       } catch (error) {
         // Some slots may be on disk and some not: every such state is valid, but no step may follow (I2).
-        this.#failure = error;
+        this.#failure = asError(error);
         throw error;
       }
       const flushed = moves.inState(MoveState.flushed).filter((i) => !result.blocked.has(i));
@@ -298,4 +298,8 @@ function countReferences(moves: Moves, blocked: Set<number>): number {
   let count = 0;
   for (const move of moves.slots.moves) if (!blocked.has(move)) count++;
   return count;
+}
+
+function asError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }
