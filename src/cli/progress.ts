@@ -1,4 +1,5 @@
 /** Shows on stderr what goes on: a spinner for a person, plain lines for a log, nothing for --quiet. */
+import { basename } from 'node:path';
 import type { Progress } from '../compactor/types.js';
 import type { Mode, Request } from './arguments.js';
 import { wantsColor } from './colors.js';
@@ -32,8 +33,13 @@ const SILENT: ProgressDisplay = {
 
 export async function createProgress(request: Request, stderr: NodeJS.WriteStream): Promise<ProgressDisplay> {
   if (request.quiet) return SILENT;
-  if (stderr.isTTY && process.env.TERM !== 'dumb') return createSpinner(stderr);
+  if (canDraw(stderr)) return createSpinner(stderr);
   return request.json ? stoppingOnly(stderr) : createPlain(stderr);
+}
+
+/** A terminal that does not know its width says 0 columns, over which ora would never end clearing its line. */
+export function canDraw(stderr: { isTTY?: boolean; columns?: number }): boolean {
+  return stderr.isTTY === true && (stderr.columns ?? 0) > 0 && process.env.TERM !== 'dumb';
 }
 
 function stoppingOnly(stderr: NodeJS.WritableStream): ProgressDisplay {
@@ -76,7 +82,7 @@ async function createSpinner(stderr: NodeJS.WriteStream): Promise<ProgressDispla
   return {
     start(path, mode) {
       text = new ProgressText();
-      name = printable(path);
+      name = printable(basename(path));
       latest = DOING[mode];
       show();
       spinner.start();

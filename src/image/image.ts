@@ -82,6 +82,7 @@ export async function openImage(device: BlockDevice): Promise<Image> {
     }
     requireInside(what, entry.l1Offset, entry.l1Entries * 8, header, fileClusters);
   }
+  requireRoomForL1Tables(header, entries, fileClusters);
   return {
     device,
     header,
@@ -91,6 +92,18 @@ export async function openImage(device: BlockDevice): Promise<Image> {
     fileClusters,
     mappedClusters,
   };
+}
+
+/** Tables that overlap could otherwise make us read far more than the file holds, once for each snapshot. */
+function requireRoomForL1Tables(header: Header, snapshots: SnapshotEntry[], fileClusters: number): void {
+  const clusters = [header, ...snapshots].map(({ l1Entries }) =>
+    clustersFor(l1Entries * 8, header.clusterBytes),
+  );
+  if (clusters.reduce((sum, count) => sum + count, 0) <= fileClusters) return;
+  throw new QcowError('CORRUPT', 'the L1 tables together are longer than the file: some overlap', {
+    where: `snapshot table at ${hex(header.snapshotsOffset)}`,
+    hint: 'the image is damaged; it was left untouched',
+  });
 }
 
 async function readSnapshots(device: BlockDevice, header: Header) {
