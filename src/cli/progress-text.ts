@@ -45,6 +45,7 @@ export class ProgressText {
     if (seconds < SETTLE_SECONDS || bytes <= 0 || bytesLeft <= 0) return [];
     const rate = bytes / seconds;
     const secondsLeft = Math.max(1, Math.round(bytesLeft / rate));
-    return [humanRate(rate), `${humanDuration(secondsLeft)} left`];
+    const timeLeft = secondsLeft < 60 ? `${secondsLeft} s` : humanDuration(secondsLeft);
+    return [humanRate(rate), `${timeLeft} left`];
   }
 }

@@ -8,7 +8,7 @@ test('a move names percent, bytes, rate and time left', () => {
   text.describe({ phase: 'move', percent: 1, bytesDone: 0, bytesTotal: 1024 * MIB }, 100);
   expect(
     text.describe({ phase: 'move', percent: 25, bytesDone: 256 * MIB, bytesTotal: 1024 * MIB }, 102),
-  ).toBe('moving 25%, 256.0 MiB of 1.0 GiB, 128.0 MiB/s, 6.0 s left');
+  ).toBe('moving 25%, 256.0 MiB of 1.0 GiB, 128.0 MiB/s, 6 s left');
 });
 
 test('100% is shown only when it is true', () => {

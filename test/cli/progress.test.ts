@@ -1,0 +1,30 @@
+import { afterEach, expect, test, vi } from 'vitest';
+import { wantsColor } from '../../src/cli/colors.js';
+import { canDraw } from '../../src/cli/progress.js';
+
+afterEach(() => {
+  vi.unstubAllEnvs();
+});
+
+test('a spinner is drawn on a terminal only', () => {
+  vi.stubEnv('TERM', 'xterm');
+  expect(canDraw({ isTTY: true, columns: 80 })).toBe(true);
+  expect(canDraw({ columns: 80 })).toBe(false);
+});
+
+test('a terminal of 0 columns gets plain lines: the spinner never returned on one', () => {
+  vi.stubEnv('TERM', 'xterm');
+  expect(canDraw({ isTTY: true, columns: 0 })).toBe(false);
+});
+
+test('a dumb terminal gets plain lines', () => {
+  vi.stubEnv('TERM', 'dumb');
+  expect(canDraw({ isTTY: true, columns: 80 })).toBe(false);
+});
+
+test('colour needs a terminal and no NO_COLOR; an empty NO_COLOR counts as none', () => {
+  expect(wantsColor({ isTTY: true }, {})).toBe(true);
+  expect(wantsColor({ isTTY: true }, { NO_COLOR: '' })).toBe(true);
+  expect(wantsColor({ isTTY: true }, { NO_COLOR: '1' })).toBe(false);
+  expect(wantsColor({}, {})).toBe(false);
+});
