@@ -2,6 +2,7 @@
  * The recycler run to a fixpoint without clients (design 4, recycler contract C69): plan, rounds, plan again,
  * until a plan moves nothing.
  */
+import { Kind } from '../image/host-clusters.js';
 import { type Goal, goalFor } from './goal.js';
 import { Moves, indexIn } from './moves.js';
 import { type Plan, planMoves } from './planner.js';
@@ -141,6 +142,7 @@ export class Compaction {
       );
       await this.#round(moves, placeOf, goal);
       done = from;
+      await this.#releaseAtTheEnd(plan, goal);
       if (this.#stop() || r + 1 === budget.rounds) return;
     }
   }
@@ -156,6 +158,22 @@ export class Compaction {
     await this.#shorten(goal.finalClusters);
     this.#report.rounds++;
     this.#assert();
+  }
+
+  /**
+   * A refcount block that waits for its release can be all that keeps the file long: without it gone, rounds
+   * into holes of the host file would allocate more than one round's bytes (I10).
+   */
+  async #releaseAtTheEnd(plan: Plan, goal: Goal): Promise<void> {
+    const { map, clusters, image, clusterBytes } = this.#volume;
+    const { blocks } = image.refcounts;
+    const last = map.lastCluster;
+    if (last < goal.finalClusters || clusters.kind(last) !== Kind.refcountBlock) return;
+    if (blocks.indexOf(last * clusterBytes) < goal.blockCount) return;
+    // One that a later round of this plan moves must stay until then.
+    const moving = (block: number) => block !== 0 && indexIn(plan.sources, block / clusterBytes) >= 0;
+    if (blocks.subarray(goal.blockCount).some(moving)) return;
+    if ((await releaseUnneeded(this.recycler, goal)) > 0) await this.#shorten(goal.finalClusters);
   }
 
   /** Writes lowered refcounts, then cuts the file: both in the window before the next barrier. */

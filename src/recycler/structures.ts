@@ -102,7 +102,9 @@ function findReleases(volume: Volume, goal: Goal): Release[] {
   const keptEntries = (goal.tableClusters * volume.clusterBytes) / 8;
   const beyond: number[] = [];
   for (let i = goal.blockCount; i < blocks.length; i++) if (blocks[i] !== 0) beyond.push(i);
-  const liveIn = new Map(beyond.map((index) => [index, liveClusters(volume, index)]));
+  // No more than these can go along with what a range holds.
+  const enough = beyond.length + tableClusters + 1;
+  const liveIn = new Map(beyond.map((index) => [index, liveClusters(volume, index, enough)]));
 
   const inTail = beyond.filter((index) => index >= keptEntries);
   const tailClusters =
@@ -131,13 +133,14 @@ function findReleases(volume: Volume, goal: Goal): Release[] {
   return releases;
 }
 
-/** Live clusters in the range that block `index` describes. */
-function liveClusters(volume: Volume, index: number): number {
+/** Live clusters in the range that block `index` describes, counted up to `enough`: a full range is left early. */
+function liveClusters(volume: Volume, index: number, enough: number): number {
   const { perBlock } = volume.image.refcounts;
   const { refs, count } = volume.clusters;
   let live = 0;
   const end = Math.min((index + 1) * perBlock, count);
-  for (let cluster = index * perBlock; cluster < end; cluster++) if (refs[cluster]! > 0) live++;
+  for (let cluster = index * perBlock; cluster < end && live < enough; cluster++)
+    if (refs[cluster]! > 0) live++;
   return live;
 }
 
