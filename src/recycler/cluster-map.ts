@@ -33,7 +33,6 @@ const LEGAL = new Set<number>(
       [State.held, State.live],
       [State.held, State.junk],
       [State.erased, State.available],
-      [State.erased, State.held],
       [State.available, State.held],
       [State.junk, State.copy],
       [State.copy, State.junk],
@@ -100,8 +99,16 @@ export class ClusterMap {
         throw new Error(`cluster ${cluster} is ${found}, not ${NAMES[from]}`);
       }
     }
-    for (const cluster of clusters) {
+    for (let at = 0; at < clusters.length; at++) {
+      const cluster = clusters[at]!;
+      if (this.#states[cluster] !== from) {
+        // Checked above: it can only have changed in this loop.
+        for (let i = 0; i < at; i++) this.#states[clusters[i]!] = from;
+        throw new Error(`cluster ${cluster} is listed twice`);
+      }
       this.#states[cluster] = to;
+    }
+    for (const cluster of clusters) {
       if (from === State.erased || from === State.leaving) this.#leftDuringBarrier?.add(cluster);
     }
     this.#counts[from]! -= clusters.length;

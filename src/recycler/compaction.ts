@@ -3,6 +3,7 @@
  * until a plan moves nothing.
  */
 import { Kind } from '../image/host-clusters.js';
+import { amountToErase } from './eraser.js';
 import { type Goal, goalFor } from './goal.js';
 import { Moves, indexIn } from './moves.js';
 import { type Plan, planMoves } from './planner.js';
@@ -10,6 +11,7 @@ import { Recycler } from './recycler.js';
 import { collectSlots } from './slot-collector.js';
 import { createMissingBlocks, releaseUnneeded } from './structures.js';
 import { State } from './cluster-map.js';
+import { assertInSync } from './sync-check.js';
 import type { Volume } from './volume.js';
 import { makeHole } from './zeroes.js';
 
@@ -101,6 +103,7 @@ export class Compaction {
         return;
       }
       if (plan.sources.length > 0) await this.#runPlan(plan, goal);
+      if (this.#options.runtimeAsserts) await assertInSync(this.#volume);
       if (this.#stop()) return;
     }
   }
@@ -218,7 +221,7 @@ export class Compaction {
   /** Erases what stays as a pool (design 4.5): only that, since all other junk is cut off. */
   async #fillPool(): Promise<void> {
     const { keepErased, punch } = this.#options;
-    const amount = Math.min(this.#volume.map.countOf(State.junk), keepErased);
+    const amount = amountToErase(this.#volume.map, keepErased);
     if (amount === 0) return;
     await this.#shorten(this.#goal().finalClusters);
     const before = this.#volume.image.refcounts.hasDirty;

@@ -1,6 +1,6 @@
 /** Erasing junk: zeroes over it, or its blocks given back to the host (recycler contract C15 to C18). */
 import type { BlockDevice } from '../device/block-device.js';
-import { State } from './cluster-map.js';
+import { type ClusterMap, State } from './cluster-map.js';
 import type { Volume } from './volume.js';
 import { ZEROES, writeZeroes } from './zeroes.js';
 
@@ -32,6 +32,12 @@ export async function eraseJunk(volume: Volume, amount: number, punch: boolean):
   }
   map.transition(all, State.held, State.erased);
   return { erased: taken, clusters: all.length, holes };
+}
+
+/** Clusters to erase so that the pool has `keepErased`, as far as the junk goes (C16). */
+export function amountToErase(map: ClusterMap, keepErased: number): number {
+  const pool = map.countOf(State.erased) + map.countOf(State.available);
+  return Math.max(0, Math.min(map.countOf(State.junk), keepErased - pool));
 }
 
 function takeJunk(volume: Volume, amount: number): { first: number; count: number }[] {

@@ -52,6 +52,8 @@ export class Moves implements Relocation {
   readonly slots: Slots;
   readonly #states: Uint8Array;
   readonly #needFlag: (cluster: number) => boolean;
+  /** Moves of tables of several clusters -> all moves of that table. */
+  readonly #units = new Map<number, number[]>();
 
   /** `sources` ascending, each cluster at most once in either array and in none of both (C20). */
   constructor(
@@ -96,6 +98,35 @@ export class Moves implements Relocation {
   find(cluster: number): number {
     const index = indexIn(this.sources, cluster);
     return index >= 0 && this.state(index) !== MoveState.cancelled ? index : -1;
+  }
+
+  /** Notes which moves are of one table: what cancels or defers one of them does so to all. */
+  join(runs: Iterable<{ first: number; count: number }>): void {
+    for (const { first, count } of runs) {
+      const index = count > 1 ? indexIn(this.sources, first) : -1;
+      if (index < 0) continue;
+      const unit = Array.from({ length: count }, (_, i) => index + i);
+      for (const i of unit) this.#units.set(i, unit);
+    }
+  }
+
+  /** The move and the others of its table. */
+  unitOf(index: number): readonly number[] {
+    return this.#units.get(index) ?? [index];
+  }
+
+  /** The move, and all moves of tables whose copies name its destination, directly or not. */
+  withDependants(index: number, clusterBytes: number): Set<number> {
+    const found = new Set(this.unitOf(index));
+    const { offsets, moves } = this.slots;
+    for (let before = 0; found.size !== before;) {
+      before = found.size;
+      for (let i = 0; i < offsets.length; i++) {
+        const table = found.has(moves[i]!) ? this.find(Math.floor(offsets[i]! / clusterBytes)) : -1;
+        if (table >= 0) for (const k of this.unitOf(table)) found.add(k);
+      }
+    }
+    return found;
   }
 
   destinationOf(cluster: number): number {

@@ -11,6 +11,7 @@ import { Mutex, RangeLocks } from './locks.js';
 import { MoveState, type Moves } from './moves.js';
 import { updateSlots } from './reference-updater.js';
 import type { Volume } from './volume.js';
+import { WorkSignal } from './work-signal.js';
 
 /** Calls of `updateReferences` that a move may stay blocked before it is cancelled (W10). */
 const BLOCKED_RETRIES = 3;
@@ -23,6 +24,8 @@ export interface RecyclerEvents {
 export class Recycler {
   readonly volume: Volume;
   readonly locks = new RangeLocks();
+  /** Raised by every change that can create work (C10). */
+  readonly work = new WorkSignal();
   /** Guards allocation, growth and truncation: no two at a time (C13). */
   readonly metadata = new Mutex();
   /** A barrier sees either none or all of a reference update (C36, C46). */
@@ -43,6 +46,7 @@ export class Recycler {
   constructor(volume: Volume, events: RecyclerEvents = {}) {
     this.volume = volume;
     this.#events = events;
+    this.map.onChange = () => this.work.raise();
   }
 
   get map(): ClusterMap {
@@ -76,10 +80,12 @@ export class Recycler {
     this.#requireWorking();
     if (this.unfinishedMoves) throw new Error('a round begins while moves of the last one are unfinished');
     for (let i = 0; i < moves.length; i++) {
+      if (i > 0 && moves.sources[i]! <= moves.sources[i - 1]!) throw new Error('sources must ascend');
       if (!this.map.is(moves.sources[i]!, State.live)) throw new Error('the source of a move is not live');
       if (moves.find(moves.destinations[i]!) >= 0) throw new Error('a destination is a source too');
     }
     this.map.transition(moves.destinations, State.junk, State.copy);
+    moves.join(this.volume.runs());
     this.#moves = moves;
     this.#placeOf = placeOf;
     this.#blockedCalls = 0;
@@ -109,22 +115,40 @@ export class Recycler {
 
   /** Writes the counts that differ from the disk. A lowered count is that of a cluster nothing refers to. */
   async writeCounts(): Promise<void> {
+    this.#requireWorking();
     await this.volume.image.refcounts.writeDirty(this.volume.device);
   }
 
-  /** Forgets the move of `source` where it is still open; its destination is junk again at once (C28). */
+  /** A count changes: a copy that was made of its refcount block is stale now (C41). */
+  #setCount(cluster: number, count: number): void {
+    const { refcounts } = this.volume.image;
+    if (refcounts.get(cluster) === count) return;
+    refcounts.set(cluster, count);
+    this.cancel(refcounts.blocks[Math.floor(cluster / refcounts.perBlock)]! / this.volume.clusterBytes);
+  }
+
+  /**
+   * Forgets the move of `source` where it is still open, and those of tables whose copies name its destination;
+   * the destinations are junk again at once (C28).
+   */
   cancel(source: number): boolean {
     const moves = this.#moves;
     const index = moves?.find(source) ?? -1;
-    if (moves === null || index < 0 || !moves.cancel(index)) return false;
-    const destination = moves.destinations[index]!;
-    this.map.transition([destination], State.copy, State.junk);
-    this.volume.image.refcounts.set(destination, 0);
+    if (moves === null || index < 0 || moves.state(index) > MoveState.flushed) return false;
+    for (const i of moves.withDependants(index, this.volume.clusterBytes)) this.#cancel(moves, i);
     return true;
   }
 
   cancelAll(): void {
-    for (const source of this.#moves?.sources ?? []) this.cancel(source);
+    const moves = this.#moves;
+    for (let i = 0; moves !== null && i < moves.length; i++) this.#cancel(moves, i);
+  }
+
+  #cancel(moves: Moves, index: number): void {
+    if (!moves.cancel(index)) return;
+    const destination = moves.destinations[index]!;
+    this.map.transition([destination], State.copy, State.junk);
+    this.#setCount(destination, 0);
   }
 
   /** Somebody changed a table: its copy under way is stale, so its move is cancelled (C41). */
@@ -164,6 +188,7 @@ export class Recycler {
       this.map.barrierEnds(leaving, State.leaving, State.junk);
       this.map.barrierDone();
       for (const i of referenced) this.#complete(moves!, i);
+      if (copied.length > 0) this.work.raise();
     });
   }
 
@@ -174,7 +199,7 @@ export class Recycler {
     // A discard may have taken the destination meanwhile: the move still completes for its source (W21).
     if (this.map.is(destination, State.copy)) this.map.transition([destination], State.copy, State.live);
     this.map.transition([source], State.leaving, State.junk);
-    this.volume.image.refcounts.set(source, 0);
+    this.#setCount(source, 0);
   }
 
   /** Clusters that nothing on disk will name once the next barrier is done: live -> leaving (C2). */
@@ -197,12 +222,12 @@ export class Recycler {
         this.#failure = asError(error);
         throw error;
       }
-      const flushed = moves.inState(MoveState.flushed).filter((i) => !result.blocked.has(i));
+      const flushed = moves.inState(MoveState.flushed).filter((i) => !result.deferred.has(i));
       for (const i of flushed) this.#reference(moves, i);
       if (result.blocked.size > 0 && ++this.#blockedCalls > BLOCKED_RETRIES) {
         for (const i of result.blocked) this.cancel(moves.sources[i]!);
       }
-      const updated = flushed.length === 0 ? 0 : countReferences(moves, result.blocked);
+      const updated = countReferences(moves, flushed);
       this.referencesUpdated += updated;
       return updated;
     });
@@ -223,10 +248,9 @@ export class Recycler {
   async erase(amount: number, punch: boolean): Promise<{ clusters: number; holes: number }> {
     this.#requireWorking();
     const step = await eraseJunk(this.volume, amount, punch);
-    const { refcounts } = this.volume.image;
     // A leaked cluster becomes free for the guest only with its refcount at zero.
     for (const { first, count } of step.erased) {
-      for (const cluster of range(first, count)) refcounts.set(cluster, 0);
+      for (const cluster of range(first, count)) this.#setCount(cluster, 0);
     }
     this.#erased.push(...step.erased);
     this.clustersErased += step.clusters;
@@ -293,10 +317,11 @@ export class Recycler {
 }
 
 /** References that now name a destination: in slots on disk and in the copies of tables that moved along. */
-function countReferences(moves: Moves, blocked: Set<number>): number {
-  if (blocked.size === 0) return moves.slots.moves.length;
+function countReferences(moves: Moves, updated: number[]): number {
+  if (updated.length === moves.length) return moves.slots.moves.length;
+  const among = new Set(updated);
   let count = 0;
-  for (const move of moves.slots.moves) if (!blocked.has(move)) count++;
+  for (const move of moves.slots.moves) if (among.has(move)) count++;
   return count;
 }
 

@@ -24,6 +24,8 @@ export interface UpdateResult {
   referencesUpdated: number;
   /** Moves that could not take part since somebody holds a table that refers to them (C35). */
   blocked: Set<number>;
+  /** These, and those that wait for a table that moves with them and is not flushed yet (C32). */
+  deferred: Set<number>;
 }
 
 /**
@@ -40,22 +42,30 @@ export async function updateSlots(
   const releases: (() => void)[] = [];
   let referencesUpdated = 0;
   const blocked = new Set<number>();
+  const early = [...moves.inState(MoveState.copying), ...moves.inState(MoveState.copied)];
+  let deferred = spread(volume, moves, new Set(early));
   try {
     for (const group of groupSlots(volume, moves, placeOf)) {
       const release = locks.tryExclusive(group.cluster, 1);
       if (release !== null) {
         releases.push(release);
         groups.push(group);
-      } else for (const i of slotsOf(group)) blocked.add(moves.slots.moves[i]!);
+        continue;
+      }
+      for (const i of slotsOf(group)) {
+        const move = moves.slots.moves[i]!;
+        if (moves.state(move) === MoveState.flushed && !deferred.has(move)) blocked.add(move);
+      }
     }
-    spreadBlocked(volume, moves, blocked);
+    spread(volume, moves, blocked);
+    if (blocked.size > 0) deferred = new Set([...deferred, ...blocked]);
     // The header last, in one write of its first sector (I4).
     groups.sort((a, b) => Number(a.cluster === 0) - Number(b.cluster === 0));
-    for (const group of groups) referencesUpdated += await updateGroup(volume, moves, group, blocked);
+    for (const group of groups) referencesUpdated += await updateGroup(volume, moves, group, deferred);
   } finally {
     for (const release of releases) release();
   }
-  return { referencesUpdated, blocked };
+  return { referencesUpdated, blocked, deferred };
 }
 
 /**
@@ -86,20 +96,22 @@ function* slotsOf({ stretches }: Group): Iterable<number> {
 }
 
 /**
- * A move is blocked as a whole: with all its slots, with the table that moves and holds a slot of it, and
- * with what that table's copy names. (Without clients nothing is ever blocked.)
+ * A move stays behind as a whole: with all its slots, with the table that moves and holds a slot of it, and
+ * with what that table's copy names. Adds them to `behind`. (Without clients nothing ever stays behind.)
  */
-function spreadBlocked(volume: Volume, moves: Moves, blocked: Set<number>): void {
+function spread(volume: Volume, moves: Moves, behind: Set<number>): Set<number> {
   const { offsets, moves: moveOf } = moves.slots;
-  for (let before = -1; blocked.size > 0 && blocked.size !== before;) {
-    before = blocked.size;
+  for (let before = -1; behind.size > 0 && behind.size !== before;) {
+    before = behind.size;
+    for (const move of [...behind]) for (const i of moves.unitOf(move)) behind.add(i);
     for (let i = 0; i < offsets.length; i++) {
       const table = moves.find(Math.floor(offsets[i]! / volume.clusterBytes));
       if (table < 0) continue;
-      if (blocked.has(table)) blocked.add(moveOf[i]!);
-      if (blocked.has(moveOf[i]!)) blocked.add(table);
+      if (behind.has(table)) behind.add(moveOf[i]!);
+      if (behind.has(moveOf[i]!)) behind.add(table);
     }
   }
+  return behind;
 }
 
 /** One read, all slots verified, then the changed sectors written: nothing is written if one is wrong (C38). */
@@ -107,14 +119,14 @@ async function updateGroup(
   volume: Volume,
   moves: Moves,
   group: Group,
-  blocked: Set<number>,
+  deferred: Set<number>,
 ): Promise<number> {
   const { device, clusterBytes } = volume;
   const { offsets, moves: moveOf } = moves.slots;
   const wanted: number[] = [];
   for (const i of slotsOf(group)) {
     const move = moveOf[i]!;
-    if (moves.state(move) === MoveState.flushed && !blocked.has(move)) wanted.push(i);
+    if (moves.state(move) === MoveState.flushed && !deferred.has(move)) wanted.push(i);
   }
   if (wanted.length === 0) return 0;
   const within = (i: number) => offsets[i]! % clusterBytes;
