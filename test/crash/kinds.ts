@@ -1,0 +1,283 @@
+/** Small images, one for each kind of structure that a crash may strike while it is changed. */
+import type { EraseOptions } from '../../src/compactor/types.js';
+import { type ImageBuilder, type ImageOptions, image } from '../support/image-builder.js';
+import { readLayout, readOffset, type ImageLayout } from '../support/oracle-layout.js';
+import { inspect } from '../support/oracle.js';
+import type { Options } from './recorded-run.js';
+
+export interface Kind {
+  name: string;
+  image: ImageBuilder;
+  options?: Options;
+  /** Erases only, with these options, instead of compacting. */
+  erase?: EraseOptions;
+  /** That the run did what the kind is here for. */
+  happened: (before: Uint8Array, after: Uint8Array) => boolean;
+}
+
+/** 64 KiB of disk in clusters of 512 bytes: two L2 tables. */
+function small(options: ImageOptions = {}): ImageBuilder {
+  return image({ virtualSize: 64 << 10, seed: 7, ...options });
+}
+
+/** Guest writes, a snapshot whose tables the active layer shares in part, and writes after it. */
+function shared(options: ImageOptions = {}): ImageBuilder {
+  return small(options).writeRange(0, 12).writeRange(64, 8).snapshot('a').writeRange(2, 4);
+}
+
+export function layoutOf(bytes: Uint8Array): ImageLayout {
+  const layout = readLayout(bytes);
+  if (typeof layout === 'string') throw new Error(layout);
+  return layout;
+}
+
+function refcountTable(bytes: Uint8Array): number[] {
+  const { view, refcountTableOffset, refcountTableClusters, clusterSize } = layoutOf(bytes);
+  const length = (refcountTableClusters * clusterSize) / 8;
+  return Array.from({ length }, (_, index) => readOffset(view, refcountTableOffset + index * 8));
+}
+
+const shorter: Kind['happened'] = (before, after) => after.length < before.length;
+const changed =
+  (field: (layout: ImageLayout) => number): Kind['happened'] =>
+  (before, after) =>
+    field(layoutOf(before)) !== field(layoutOf(after));
+const leaksGone: Kind['happened'] = (before, after) =>
+  inspect(before).leaks > 0 && inspect(after).leaks === 0;
+const both =
+  (one: Kind['happened'], other: Kind['happened']): Kind['happened'] =>
+  (before, after) =>
+    one(before, after) && other(before, after);
+
+/** Puts the units whose names match at the end of the file, behind all junk. */
+function last(builder: ImageBuilder, names: RegExp): ImageBuilder {
+  return builder.layout({
+    arrange: (units) => [
+      ...units.filter(({ name }) => !names.test(name)),
+      ...units.filter(({ name }) => names.test(name)),
+    ],
+  });
+}
+
+/** Puts the units whose names match right behind the header. */
+function first(builder: ImageBuilder, names: RegExp): ImageBuilder {
+  return builder.layout({
+    arrange: (units) => [
+      ...units.filter(({ name }) => names.test(name)),
+      ...units.filter(({ name }) => !names.test(name)),
+    ],
+  });
+}
+
+export const KINDS: Kind[] = [
+  {
+    name: 'version 2',
+    image: shared({ version: 2 }).discard(3).layout({ shuffle: true, junk: 20 }),
+    options: { roundBytes: 4096 },
+    happened: shorter,
+  },
+  {
+    name: '1-bit refcounts',
+    image: small({ refcountOrder: 0 }).writeRange(0, 30).layout({ shuffle: true, junk: 15, leaks: 9 }),
+    options: { roundBytes: 2048 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: '2-bit refcounts, shared tables',
+    image: shared({ refcountOrder: 1 }).snapshot('b').write(70).layout({ shuffle: true, junk: 25, leaks: 4 }),
+    options: { roundBytes: 2048 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: '64-bit refcounts: a refcount block is created',
+    image: first(
+      small({ refcountOrder: 6 }).writeRange(0, 110).layout({ sparseRefcountTable: true, gap: 200 }),
+      /junk|gap/,
+    ),
+    options: { roundBytes: 16384 },
+    happened: (before, after) => refcountTable(before)[1] === 0 && refcountTable(after)[1] !== 0,
+  },
+  {
+    name: '64-bit refcounts: refcount blocks are released',
+    image: shared({ refcountOrder: 6 }).layout({ shuffle: true, gap: 150, junkAtEnd: 90, leaksAtEnd: 3 }),
+    options: { roundBytes: 4096 },
+    happened: (before, after) =>
+      refcountTable(before).filter((at) => at > 0).length >
+      refcountTable(after).filter((at) => at > 0).length,
+  },
+  {
+    name: 'the refcount table shrinks',
+    image: shared({ refcountOrder: 6 }).layout({
+      shuffle: true,
+      junk: 90,
+      extraRefcountTableClusters: 3,
+      blocksPastEnd: 2,
+      staleCounts: 4,
+    }),
+    options: { roundBytes: 8192 },
+    happened: changed(({ refcountTableClusters }) => refcountTableClusters),
+  },
+  {
+    name: 'the refcount table and its blocks move',
+    image: last(shared({ refcountOrder: 5 }).layout({ junk: 40 }), /refcount/),
+    options: { roundBytes: 4096 },
+    happened: changed(({ refcountTableOffset }) => refcountTableOffset),
+  },
+  {
+    name: 'one cluster a round',
+    image: shared().layout({ shuffle: true, junk: 30, leaks: 5 }),
+    options: { roundBytes: 512 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'one move a plan',
+    image: shared({ refcountOrder: 2 }).layout({ shuffle: true, junk: 30, overcounted: 5 }),
+    options: { maxMoves: 1 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'L1 tables of several clusters',
+    image: last(shared({ l1Size: 150 }).snapshot('b').write(9).layout({ junk: 12, gap: 4 }), /L1/),
+    options: { roundBytes: 4096 },
+    happened: changed(({ l1Offset }) => l1Offset),
+  },
+  {
+    name: 'a snapshot table of several clusters',
+    image: last(
+      shared()
+        .snapshot('b', { extraSize: 1024, vmStateClusters: 2 })
+        .write(0)
+        .snapshot('c', { extraSize: 700 })
+        .layout({ junk: 14 }),
+      /snapshot table/,
+    ),
+    options: { roundBytes: 2048 },
+    happened: both(
+      changed(({ snapshotsOffset }) => snapshotsOffset),
+      (before) => layoutOf(before).snapshotsLength > 1024,
+    ),
+  },
+  {
+    name: 'all tables of several clusters, scattered',
+    image: shared({ l1Size: 100, refcountOrder: 6 })
+      .snapshot('b', { extraSize: 1024 })
+      .write(20)
+      .layout({ shuffle: true, junk: 40, extraRefcountTableClusters: 1, leaks: 6, strayCopied: true }),
+    options: { roundBytes: 1024 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'L2 tables shared by three layers',
+    image: small()
+      .writeRange(0, 10)
+      .snapshot('a')
+      .snapshot('b')
+      .writeRange(64, 5)
+      .snapshot('c')
+      .layout({ shuffle: true, junk: 30 }),
+    options: { roundBytes: 1024 },
+    happened: shorter,
+  },
+  {
+    name: 'leaks that need the COPIED flag',
+    image: small()
+      .writeRange(0, 20)
+      .snapshot('a')
+      .writeRange(0, 3)
+      .deleteSnapshot('a', { interrupted: true })
+      .layout({ shuffle: true, junk: 20 }),
+    options: { roundBytes: 2048 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'leaks that need the COPIED flag, and nothing else to do',
+    image: small().writeRange(0, 20).snapshot('a').deleteSnapshot('a', { interrupted: true }),
+    happened: leaksGone,
+  },
+  {
+    name: 'a move that an earlier crash left half done',
+    image: halfMoved().layout({ shuffle: true, junk: 20 }),
+    options: { roundBytes: 2048 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'a last cluster that is there in part',
+    image: last(shared().layout({ junk: 25, partialTail: true, zeroJunk: true }), /^data active/),
+    options: { roundBytes: 4096 },
+    happened: both(shorter, (before) => before.length % 512 !== 0),
+  },
+  {
+    name: 'zero clusters and machine state, clusters of 1 KiB',
+    image: image({ clusterBits: 10, virtualSize: 100_352, seed: 3, refcountOrder: 3 })
+      .writeRange(0, 9)
+      .zero(2, { allocated: true })
+      .zero(4)
+      .snapshot('a', { vmStateClusters: 3 })
+      .write(2)
+      .write(4)
+      .layout({ shuffle: true, junk: 20, garbageTails: true, overcounted: 3 }),
+    options: { roundBytes: 4096 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'clusters of 4 KiB, two slots for one cluster',
+    image: image({ clusterBits: 12, virtualSize: 3 << 20, seed: 5 })
+      .writeRange(0, 6)
+      .alias(1, 600)
+      .snapshot('a')
+      .write(0)
+      .layout({ shuffle: true, junk: 9 }),
+    options: { roundBytes: 8192 },
+    happened: shorter,
+  },
+  {
+    name: 'clusters of 64 KiB',
+    image: image({ clusterBits: 16, virtualSize: 1 << 20, seed: 5 })
+      .writeRange(0, 3)
+      .snapshot('a')
+      .write(0)
+      .layout({ shuffle: true, junk: 3 }),
+    options: { roundBytes: 65536 },
+    happened: shorter,
+  },
+  {
+    name: 'a backing file',
+    image: shared({ backingFile: 'base.raw', backingFormat: 'raw', featureNames: 3 }).layout({
+      shuffle: true,
+      junk: 20,
+    }),
+    options: { roundBytes: 4096 },
+    happened: shorter,
+  },
+  {
+    name: 'a pool is kept',
+    image: shared({ refcountOrder: 5 }).layout({ shuffle: true, junk: 30, leaks: 10 }),
+    options: { roundBytes: 2048, keepErased: 6 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'a pool is kept and punched',
+    image: shared().layout({ shuffle: true, junk: 30, leaks: 10 }),
+    options: { roundBytes: 2048, keepErased: 12, punch: true },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'junk is erased',
+    image: shared().layout({ shuffle: true, junk: 20, leaks: 15, overcounted: 4, partialTail: true }),
+    erase: {},
+    happened: (before, after) =>
+      before.length === after.length && inspect(after).leaks < inspect(before).leaks,
+  },
+  {
+    name: 'some junk is punched',
+    image: shared({ refcountOrder: 6 }).layout({ shuffle: true, junk: 20, leaks: 15, gap: 80 }),
+    erase: { keepErased: 60, punch: true },
+    happened: (before, after) => before.length === after.length && Buffer.compare(before, after) !== 0,
+  },
+];
+
+function halfMoved(): ImageBuilder {
+  const builder = small().writeRange(0, 8).writeRange(64, 4).snapshot('a').write(1).write(2);
+  if (!builder.halfMoveData(3) || !builder.halfMoveL2(1)) throw new Error('nothing is shared');
+  return builder;
+}

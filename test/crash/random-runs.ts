@@ -1,0 +1,29 @@
+/** Recorded runs over small random images. */
+import { Random } from '../support/random.js';
+import { randomImage } from '../support/random-image.js';
+import { type RecordedRun, recordCompaction, recordErasing } from './recorded-run.js';
+
+export async function randomRun(seed: number): Promise<RecordedRun & { description: string }> {
+  const random = new Random(seed ^ 0xc4a54);
+  const clusterBits = random.pick([9, 9, 9, 9, 9, 9, 9, 10, 11, 12]);
+  const clusterBytes = 2 ** clusterBits;
+  const image = randomImage(seed, {
+    clusterBits,
+    maxClusters: clusterBits < 11 ? 80 : 30,
+    layout: random.chance(0.6) ? { junk: random.between(5, 40), shuffle: true } : {},
+  });
+  if (random.chance(0.06)) {
+    const options = { punch: random.chance(0.5), ...(random.chance(0.5) ? {} : { keepErased: 9 }) };
+    const description = `eraseDevice ${JSON.stringify(options)}\n  ${image.description}`;
+    return { ...(await recordErasing(image.bytes, options)), description };
+  }
+  const roundBytes = random.pick([1, 2, 4, 4, 10, 1000]) * clusterBytes;
+  const maxMoves = random.pick([undefined, undefined, undefined, 1, 3]);
+  const options = {
+    roundBytes,
+    ...(maxMoves === undefined ? {} : { maxMoves }),
+    ...(random.chance(0.2) ? { keepErased: random.between(1, 12), punch: random.chance(0.5) } : {}),
+  };
+  const description = `compactDevice ${JSON.stringify(options)}\n  ${image.description}`;
+  return { ...(await recordCompaction(image.bytes, options)), description };
+}
