@@ -1,0 +1,133 @@
+/** Real images on disk, made by QEMU, and what QEMU reads from them. */
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import { seekSync } from 'fs-ext';
+import { expect } from 'vitest';
+import { inspect, minimalClusterCount } from '../support/oracle.js';
+import { readLayout, type ImageLayout } from '../support/oracle-layout.js';
+import { checkImage, qemuImg, qemuIo } from '../support/qemu.js';
+
+/** Digest of the active layer and of each snapshot by name, as `qemu-img convert` reads them. */
+export function digests(image: string): Record<string, string> {
+  const result: Record<string, string> = { active: digest(image) };
+  for (const { name, id } of layoutOf(image).snapshots) {
+    result[`snapshot ${name}`] = digest(image, `snapshot.id=${id}`);
+  }
+  return result;
+}
+
+function digest(image: string, layer?: string): string {
+  const raw = `${image}.raw`;
+  const select = layer === undefined ? [] : ['-l', layer];
+  qemuImg('convert', '-f', 'qcow2', '-O', 'raw', ...select, image, raw);
+  try {
+    return hashContent(raw);
+  } finally {
+    fs.rmSync(raw);
+  }
+}
+
+/** Of the length and all blocks that are not zero: the same for a file with holes and one without. */
+function hashContent(path: string): string {
+  const hash = createHash('sha1');
+  const fd = fs.openSync(path, 'r');
+  try {
+    const { size } = fs.fstatSync(fd);
+    hash.update(`length ${size}\n`);
+    for (let at = nextData(fd, 0); at < size; at = nextData(fd, at)) {
+      const length = fs.readSync(fd, CHUNK, 0, CHUNK.length, at);
+      for (let start = 0; start < length; start += ZERO_BLOCK.length) {
+        const end = Math.min(length, start + ZERO_BLOCK.length);
+        if (CHUNK.compare(ZERO_BLOCK, 0, end - start, start, end) === 0) continue;
+        hash.update(`${at + start}\n`).update(CHUNK.subarray(start, end));
+      }
+      at += length;
+    }
+  } finally {
+    fs.closeSync(fd);
+  }
+  return hash.digest('hex');
+}
+
+const SEEK_DATA = 3;
+const CHUNK = Buffer.allocUnsafe(1 << 20);
+const ZERO_BLOCK = Buffer.alloc(4096);
+
+/** Where the next data is, in whole blocks; Infinity where only a hole follows. */
+function nextData(fd: number, from: number): number {
+  try {
+    const found = seekSync(fd, from, SEEK_DATA);
+    return found - (found % ZERO_BLOCK.length);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENXIO') return Infinity;
+    throw error;
+  }
+}
+
+export function hashFile(path: string): string {
+  const hash = createHash('sha1');
+  const fd = fs.openSync(path, 'r');
+  try {
+    const buffer = Buffer.allocUnsafe(4 << 20);
+    for (let length = 1; length > 0;) {
+      length = fs.readSync(fd, buffer, 0, buffer.length, null);
+      hash.update(buffer.subarray(0, length));
+    }
+  } finally {
+    fs.closeSync(fd);
+  }
+  return hash.digest('hex');
+}
+
+export function layoutOf(image: string): ImageLayout {
+  const layout = readLayout(fs.readFileSync(image));
+  if (typeof layout === 'string') throw new Error(layout);
+  return layout;
+}
+
+/** What must not change when nothing may be written: content, length, times, identity. */
+export function fileState(path: string): Record<string, unknown> {
+  const { ino, nlink, mode, uid, size, mtimeNs, blocks } = fs.statSync(path, { bigint: true });
+  return { ino, nlink, mode, uid, size, mtimeNs, blocks, hash: hashFile(path) };
+}
+
+/** The first cluster, less the four fields that say where tables are. */
+export function fixedHeader(image: string): string {
+  const layout = layoutOf(image);
+  const header = Buffer.from(layout.image.subarray(0, layout.clusterSize));
+  // l1_table_offset, refcount_table_offset, refcount_table_clusters, snapshots_offset
+  header.fill(0, 40, 60).fill(0, 64, 72);
+  return createHash('sha1').update(header).digest('hex');
+}
+
+/** No corruption, no leak, no cluster more than its live data needs. */
+export function expectMinimal(image: string, extraClusters = 0): void {
+  expect(checkImage(image)).toEqual({ corruptions: 0, leaks: 0, errors: 0 });
+  const bytes = fs.readFileSync(image);
+  const inspection = inspect(bytes);
+  expect(inspection.corruptions).toEqual([]);
+  expect(inspection.staleRefcountsPastEnd).toBe(0);
+  const clusters = minimalClusterCount(bytes) + extraClusters;
+  expect(bytes.length / inspection.clusterSize).toBeGreaterThan(clusters - 1);
+  expect(bytes.length / inspection.clusterSize).toBeLessThanOrEqual(clusters);
+}
+
+/** `qemu-img check` finds no corruption; leaks are what an interrupted run may leave. */
+export function expectValid(image: string): void {
+  const { corruptions, errors } = checkImage(image);
+  expect({ corruptions, errors }).toEqual({ corruptions: 0, errors: 0 });
+}
+
+/** 1 MiB written, every second of 8 pieces discarded: about half of it is junk. */
+export function makeHoley(image: string, options = 'cluster_size=4096'): void {
+  qemuImg('create', '-q', '-f', 'qcow2', '-o', options, image, '1M');
+  const pieces = [...Array(8).keys()].map((piece) => piece * 128);
+  qemuIo(
+    image,
+    [
+      ...pieces.map((at) => `write -q -P ${at / 128 + 1} ${at}k 128k`),
+      ...pieces.filter((_, index) => index % 2 === 0).map((at) => `discard -q ${at}k 128k`),
+    ],
+    ['-d', 'unmap'],
+  );
+}
