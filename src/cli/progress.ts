@@ -46,17 +46,37 @@ function stoppingOnly(stderr: NodeJS.WritableStream): ProgressDisplay {
   return { ...SILENT, stopping: () => void stderr.write(`qcow-compact: ${STOPPING}\n`) };
 }
 
+/** A refusal comes while the metadata is read and must stay one line: until then only a long wait is worth a word. */
+const SAY_AFTER_MS = 2000;
+
+/** A line when the work begins and one when it ends. */
 export function createPlain(stderr: NodeJS.WritableStream): ProgressDisplay {
   let name = '';
+  let doing = '';
   let startMs = 0;
+  let isAnnounced = false;
+  let longWait: NodeJS.Timeout | undefined;
+
+  function announce(): void {
+    if (isAnnounced) return;
+    isAnnounced = true;
+    stderr.write(`${name}: ${doing}\n`);
+  }
   return {
     ...stoppingOnly(stderr),
     start(path, mode) {
       name = printable(path);
+      doing = DOING[mode];
       startMs = performance.now();
-      stderr.write(`${name}: ${DOING[mode]}\n`);
+      isAnnounced = false;
+      longWait = setTimeout(announce, SAY_AFTER_MS).unref();
+    },
+    update({ phase }) {
+      if (phase !== 'walk' && phase !== 'finish') announce();
     },
     end(succeeded) {
+      clearTimeout(longWait);
+      if (!isAnnounced) return;
       const took = humanDuration((performance.now() - startMs) / 1000);
       stderr.write(`${name}: ${succeeded ? 'done' : 'stopped'} after ${took}\n`);
     },

@@ -1,6 +1,7 @@
+import { Writable } from 'node:stream';
 import { afterEach, expect, test, vi } from 'vitest';
 import { wantsColor } from '../../src/cli/colors.js';
-import { canDraw } from '../../src/cli/progress.js';
+import { canDraw, createPlain } from '../../src/cli/progress.js';
 
 afterEach(() => {
   vi.unstubAllEnvs();
@@ -27,4 +28,23 @@ test('colour needs a terminal and no NO_COLOR; an empty NO_COLOR counts as none'
   expect(wantsColor({ isTTY: true }, { NO_COLOR: '' })).toBe(true);
   expect(wantsColor({ isTTY: true }, { NO_COLOR: '1' })).toBe(false);
   expect(wantsColor({}, {})).toBe(false);
+});
+
+test('a long silent start is announced on a log too', () => {
+  vi.useFakeTimers();
+  const written: string[] = [];
+  const log = new Writable({
+    write: (chunk: Buffer, _encoding, done) => {
+      written.push(chunk.toString());
+      done();
+    },
+  });
+  const progress = createPlain(log);
+  progress.start('a.qcow2', 'check');
+  vi.advanceTimersByTime(1999);
+  expect(written).toEqual([]);
+  vi.advanceTimersByTime(2);
+  progress.end(true);
+  expect(written).toEqual(['a.qcow2: checking\n', expect.stringMatching(/^a\.qcow2: done after /)]);
+  vi.useRealTimers();
 });

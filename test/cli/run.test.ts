@@ -31,7 +31,11 @@ function runWith(raw: RawOptions, ...paths: string[]): Promise<number> {
 
 describe('one image', () => {
   test('that is compacted ends with 0 and a line on stdout', async () => {
-    engine.compact.mockResolvedValue(fakeCompact({ notices: ['little to reclaim: run fstrim'] }));
+    engine.compact.mockImplementation((_path: string, options: CompactOptions) => {
+      options.onProgress?.({ phase: 'walk', percent: 0, bytesDone: 0, bytesTotal: 0 });
+      options.onProgress?.({ phase: 'move', percent: 5, bytesDone: 0, bytesTotal: 9 });
+      return Promise.resolve(fakeCompact({ notices: ['little to reclaim: run fstrim'] }));
+    });
     expect(await runWith({}, 'a.qcow2')).toBe(0);
     expect(stdout).toBe('a.qcow2: 10.0 GiB -> 4.2 GiB (reclaimed 5.8 GiB, 58%), moved 3.1 GiB in 4.2 s\n');
     expect(stderr).toMatch(
@@ -49,8 +53,11 @@ describe('one image', () => {
   });
 
   test('that is refused gives one line on stderr and the status of its code', async () => {
-    engine.compact.mockRejectedValue(new QcowError('IN_USE', 'another process has the image open'));
-    expect(await runWith({ quiet: true }, 'a\n.qcow2')).toBe(6);
+    engine.compact.mockImplementation((_path: string, options: CompactOptions) => {
+      options.onProgress?.({ phase: 'walk', percent: 0, bytesDone: 0, bytesTotal: 0 });
+      throw new QcowError('IN_USE', 'another process has the image open');
+    });
+    expect(await runWith({}, 'a\n.qcow2')).toBe(6);
     expect(stderr).toBe('qcow-compact: a\\n.qcow2: another process has the image open\n');
     expect(stdout).toBe('');
   });
