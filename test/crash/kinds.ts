@@ -31,7 +31,8 @@ export function layoutOf(bytes: Uint8Array): ImageLayout {
   return layout;
 }
 
-function refcountTable(bytes: Uint8Array): number[] {
+/** Entries of the refcount table: the host offset of each block, 0 where there is none. */
+export function refcountTable(bytes: Uint8Array): number[] {
   const { view, refcountTableOffset, refcountTableClusters, clusterSize } = layoutOf(bytes);
   const length = (refcountTableClusters * clusterSize) / 8;
   return Array.from({ length }, (_, index) => readOffset(view, refcountTableOffset + index * 8));
