@@ -38,13 +38,13 @@ export async function openImageFile(path: string, options: { mode: OpenMode }): 
   const found = await statFile(path);
   const key = fileKey(found);
   // From here to `set` there is no await: two calls at the same time cannot both pass.
-  if (openFiles.has(key)) throw inUse(path, 'this process has it open already');
+  if (openFiles.has(key)) throw inUse('this process has it open already');
   openFiles.set(key, []);
   let fd: number | undefined;
   try {
     const opened = await openFile(path, options.mode);
     fd = opened.fd;
-    requireSameFile(path, key, fd);
+    requireSameFile(key, fd);
     if (!opened.readOnly) await lock(path, fd);
     const device = new FileDevice(fd, path, { onClose: () => release(key) });
     return { device, readOnly: opened.readOnly, locked: !opened.readOnly };
@@ -61,10 +61,10 @@ async function statFile(path: string): Promise<fs.BigIntStats> {
   try {
     found = await fs.promises.stat(path, { bigint: true });
   } catch (error) {
-    throw new QcowError('CANNOT_OPEN', `cannot open ${path}: ${systemReason(error)}`, { cause: error });
+    throw new QcowError('CANNOT_OPEN', `cannot open it: ${systemReason(error)}`, { cause: error });
   }
   if (found.isFile()) return found;
-  throw new QcowError('CANNOT_OPEN', `cannot open ${path}: it is ${kindOf(found)}, not a regular file`, {
+  throw new QcowError('CANNOT_OPEN', `it is ${kindOf(found)}, not a regular file`, {
     hint: found.isBlockDevice()
       ? 'a block device cannot be shortened, so there is nothing to gain'
       : 'give the path of a qcow2 image file',
@@ -86,7 +86,7 @@ async function openFile(path: string, mode: OpenMode): Promise<{ fd: number; rea
     const code = errorCode(error);
     const cannotWrite = code === 'EACCES' || code === 'EROFS' || code === 'EPERM';
     if (mode === 'inspect' && cannotWrite) return openReadOnly(path);
-    throw new QcowError('CANNOT_OPEN', `cannot open ${path} for writing: ${systemReason(error)}`, {
+    throw new QcowError('CANNOT_OPEN', `cannot open it for writing: ${systemReason(error)}`, {
       ...(cannotWrite && { hint: 'the file and its file system must be writable' }),
       cause: error,
     });
@@ -97,7 +97,7 @@ async function openReadOnly(path: string): Promise<{ fd: number; readOnly: boole
   try {
     return { fd: await openDescriptor(path, fs.constants.O_RDONLY), readOnly: true };
   } catch (error) {
-    throw new QcowError('CANNOT_OPEN', `cannot open ${path}: ${systemReason(error)}`, { cause: error });
+    throw new QcowError('CANNOT_OPEN', `cannot open it: ${systemReason(error)}`, { cause: error });
   }
 }
 
@@ -109,10 +109,10 @@ function openDescriptor(path: string, flags: number): Promise<number> {
 }
 
 /** The path may have been renamed over between the look at it and the opening. */
-function requireSameFile(path: string, key: string, fd: number): void {
+function requireSameFile(key: string, fd: number): void {
   const opened = fs.fstatSync(fd, { bigint: true });
   if (opened.isFile() && fileKey(opened) === key) return;
-  throw new QcowError('CANNOT_OPEN', `cannot open ${path}: it was replaced while being opened`, {
+  throw new QcowError('CANNOT_OPEN', `cannot open it: it was replaced while being opened`, {
     hint: 'try again when nothing else changes it',
   });
 }
@@ -123,16 +123,16 @@ async function lock(path: string, fd: number): Promise<void> {
   } catch (error) {
     const code = errorCode(error);
     if (code === 'EAGAIN' || code === 'EACCES')
-      throw inUse(path, 'image is in use by another process (a running VM?)', error);
-    throw new QcowError('PLATFORM', `cannot lock ${path}: ${systemReason(error)}`, {
+      throw inUse('image is in use by another process (a running VM?)', error);
+    throw new QcowError('PLATFORM', `cannot lock it: ${systemReason(error)}`, {
       hint: 'its file system must support POSIX file locks',
       cause: error,
     });
   }
 }
 
-function inUse(path: string, what: string, cause?: unknown): QcowError {
-  return new QcowError('IN_USE', `cannot open ${path}: ${what}`, {
+function inUse(what: string, cause?: unknown): QcowError {
+  return new QcowError('IN_USE', `cannot open it: ${what}`, {
     hint: 'close what uses it, then try again',
     cause,
   });

@@ -44,7 +44,7 @@ class Census implements ReferenceVisitor {
 
   #corruption(what: string, slot: number): void {
     this.findings.corruptions++;
-    this.#say(`corruption: ${what} (at ${hex(slot)})`);
+    this.#say(`ERROR ${what} (at ${hex(slot)})`);
   }
 
   #say(words: string): void {
@@ -129,7 +129,7 @@ class Census implements ReferenceVisitor {
       if (count < refs) this.#corruption(words, cluster * header.clusterBytes);
       else {
         findings.leaks++;
-        this.#say(`leak: ${words}`);
+        this.#say(`Leaked ${words}`);
       }
     }
     return { live, junk: fileClusters - live };
@@ -156,9 +156,9 @@ export async function walk(image: Image): Promise<Walk> {
 /** Throws unless the walk found the image free of corruption. Leaks are no corruption. */
 export function requireSound({ findings }: Walk): void {
   if (findings.corruptions === 0) return;
-  const first = findings.words.find((words) => words.startsWith('corruption: '));
+  const first = findings.words.find((words) => words.startsWith('ERROR '));
   const more = findings.corruptions > 1 ? ` (and ${findings.corruptions - 1} more)` : '';
-  throw new QcowError('CORRUPT', `the image is damaged: ${first?.slice('corruption: '.length)}${more}`, {
+  throw new QcowError('CORRUPT', `the image is damaged: ${first?.slice('ERROR '.length)}${more}`, {
     hint: 'it was left untouched; look at `qemu-img check`, and repair or restore it first',
   });
 }
