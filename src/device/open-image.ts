@@ -45,7 +45,7 @@ export async function openImageFile(path: string, options: { mode: OpenMode }): 
     const opened = await openFile(path, options.mode);
     fd = opened.fd;
     requireSameFile(key, fd);
-    if (!opened.readOnly) await lock(path, fd);
+    if (!opened.readOnly) await lock(fd);
     const device = new FileDevice(fd, path, { onClose: () => release(key) });
     return { device, readOnly: opened.readOnly, locked: !opened.readOnly };
   } catch (error) {
@@ -117,7 +117,7 @@ function requireSameFile(key: string, fd: number): void {
   });
 }
 
-async function lock(path: string, fd: number): Promise<void> {
+async function lock(fd: number): Promise<void> {
   try {
     await lockWholeFile(fd);
   } catch (error) {
