@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import { seekSync } from 'fs-ext';
 import { expect } from 'vitest';
 import { inspect, minimalClusterCount } from '../support/oracle.js';
-import { readLayout, type ImageLayout } from '../support/oracle-layout.js';
+import { readLayout, readOffset, type ImageLayout } from '../support/oracle-layout.js';
 import { checkImage, qemuImg, qemuIo } from '../support/qemu.js';
 
 /** Digest of the active layer and of each snapshot by name, as `qemu-img convert` reads them. */
@@ -118,16 +118,42 @@ export function expectValid(image: string): void {
   expect({ corruptions, errors }).toEqual({ corruptions: 0, errors: 0 });
 }
 
-/** 1 MiB written, every second of 8 pieces discarded: about half of it is junk. */
-export function makeHoley(image: string, options = 'cluster_size=4096'): void {
+/** Runs commands through QEMU; what the guest discards becomes junk that keeps its bytes in the host file. */
+export function guestIo(image: string, commands: readonly string[]): void {
+  const options = `driver=qcow2,file.filename=${image.replaceAll(',', ',,')},discard=unmap,pass-discard-request=off`;
+  qemuIo(options, commands, ['--image-opts']);
+}
+
+/** A disk of 1 MiB, all written in pieces of 128 KiB, every second one discarded: about half is junk. */
+export function makeHoley(image: string, options = 'cluster_size=4096'): string {
   qemuImg('create', '-q', '-f', 'qcow2', '-o', options, image, '1M');
-  const pieces = [...Array(8).keys()].map((piece) => piece * 128);
-  qemuIo(
-    image,
-    [
-      ...pieces.map((at) => `write -q -P ${at / 128 + 1} ${at}k 128k`),
-      ...pieces.filter((_, index) => index % 2 === 0).map((at) => `discard -q ${at}k 128k`),
-    ],
-    ['-d', 'unmap'],
-  );
+  const pieces = [...Array(8).keys()];
+  guestIo(image, [
+    ...pieces.map((piece) => `write -q -P ${piece + 1} ${piece * 128}k 128k`),
+    ...pieces.filter((piece) => piece % 2 === 0).map((piece) => `discard -q ${piece * 128}k 128k`),
+  ]);
+  return image;
+}
+
+/** Host clusters that are not in use, by their refcounts (16 bits, one refcount block). */
+export function junkClusters(image: string): number[] {
+  const { view, refcountTableOffset, refcountOrder, clusterCount } = layoutOf(image);
+  expect(refcountOrder).toBe(4);
+  const block = readOffset(view, refcountTableOffset);
+  return [...Array(clusterCount).keys()].filter((cluster) => view.getUint16(block + 2 * cluster) === 0);
+}
+
+/** How many of the clusters have a byte that is not zero. */
+export function stained(image: string, clusters: readonly number[]): number {
+  const { image: bytes, clusterSize } = layoutOf(image);
+  const zero = Buffer.alloc(clusterSize);
+  return clusters.filter((at) => !bytes.subarray(at * clusterSize, (at + 1) * clusterSize).equals(zero))
+    .length;
+}
+
+/** Overwrites bytes of an existing file. */
+export function patch(image: string, at: number, bytes: Uint8Array | readonly number[]): void {
+  const fd = fs.openSync(image, 'r+');
+  fs.writeSync(fd, Uint8Array.from(bytes), 0, bytes.length, at);
+  fs.closeSync(fd);
 }
