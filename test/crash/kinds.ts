@@ -193,6 +193,7 @@ export const KINDS: Kind[] = [
   {
     name: 'leaks that need the COPIED flag, and nothing else to do',
     image: small().writeRange(0, 20).snapshot('a').deleteSnapshot('a', { interrupted: true }),
+    options: { roundBytes: 2048 },
     happened: leaksGone,
   },
   {

@@ -25,5 +25,9 @@ export async function randomRun(seed: number): Promise<RecordedRun & { descripti
     ...(random.chance(0.2) ? { keepErased: random.between(1, 12), punch: random.chance(0.5) } : {}),
   };
   const description = `compactDevice ${JSON.stringify(options)}\n  ${image.description}`;
-  return { ...(await recordCompaction(image.bytes, options)), description };
+  try {
+    return { ...(await recordCompaction(image.bytes, options)), description };
+  } catch (error) {
+    throw new Error(`seed ${seed}: ${description}`, { cause: error });
+  }
 }

@@ -34,10 +34,12 @@ export async function recordErasing(initial: Uint8Array, options: EraseOptions =
 /** Says what is wrong with a state of the image: a corruption, or another guest view than before. */
 export class Judge {
   readonly #view: GuestView;
+  readonly clusterSize: number;
 
   constructor(initial: Uint8Array) {
     // The view keeps the bytes that it reads.
     this.#view = guestView(initial.slice());
+    this.clusterSize = this.#view.layout.clusterSize;
   }
 
   flawOf(bytes: Uint8Array): string | null {

@@ -1,0 +1,49 @@
+/** The run after one that was cut off: it must end where that one would have ended. */
+import { compactDevice } from '../../src/compactor/compact.js';
+import { MemoryDevice } from '../../src/device/memory-device.js';
+import { inspect, minimalClusterCount } from '../support/oracle.js';
+import { layoutOf } from './kinds.js';
+import type { Judge } from './recorded-run.js';
+
+export interface SecondRun {
+  flaw: string | null;
+  /** The first run had left two copies of a shared cluster in use: the result is right, but not the shortest. */
+  split: boolean;
+}
+
+export async function secondRun(initial: Uint8Array, left: Uint8Array, judge: Judge): Promise<SecondRun> {
+  const device = new MemoryDevice(left);
+  await compactDevice(device, { runtimeAsserts: true });
+  const bytes = device.bytes();
+  const { leaks, staleRefcountsPastEnd, clusterCount } = inspect(bytes);
+  const minimal = minimalClusterCount(initial);
+  const split = clusterCount > minimal && sharesClusters(initial);
+  let flaw = judge.flawOf(bytes);
+  if (leaks > 0 || staleRefcountsPastEnd > 0) flaw ??= 'leaks remain';
+  if (clusterCount !== minimalClusterCount(left)) flaw ??= `${clusterCount} clusters remain, not the least`;
+  if (clusterCount !== minimal && !split)
+    flaw ??= `${clusterCount} clusters remain, ${minimal} in a whole run`;
+  return { flaw, split };
+}
+
+/** Whether some cluster has several references: cut off between two of them, a run leaves two copies. */
+function sharesClusters(bytes: Uint8Array): boolean {
+  const { view, snapshots, l1Offset, l1Size, clusterSize } = layoutOf(bytes);
+  if (snapshots.length > 0) return true;
+  const seen = new Set<number>();
+  for (let l1 = 0; l1 < l1Size; l1++) {
+    const table = offsetAt(view, l1Offset + l1 * 8);
+    if (table === 0) continue;
+    for (let at = table; at < table + clusterSize; at += 8) {
+      const target = offsetAt(view, at);
+      if (target === 0) continue;
+      if (seen.has(target)) return true;
+      seen.add(target);
+    }
+  }
+  return false;
+}
+
+function offsetAt(view: DataView, at: number): number {
+  return (view.getUint32(at) & 0xffffff) * 2 ** 32 + ((view.getUint32(at + 4) & 0xfffffe00) >>> 0);
+}
