@@ -77,3 +77,8 @@ test(
     }
   },
 );
+
+test('what stepped aside beyond the goal finds its place still there in a later round', async () => {
+  const { bytes } = randomImage(551266073, { clusterBits: 9, maxClusters: 80, layout: {} });
+  expect(await flawOf(bytes, { roundBytes: 512, maxMoves: 3 })).toBeNull();
+});
