@@ -7,17 +7,16 @@ import { inspect, minimalClusterCount } from '../support/oracle.js';
 import { readLayout, readOffset, type ImageLayout } from '../support/oracle-layout.js';
 import { checkImage, qemuImg, qemuIo } from '../support/qemu.js';
 
-/** Digest of the active layer and of each snapshot by name, as `qemu-img convert` reads them. */
-export function digests(image: string): Record<string, string> {
-  const result: Record<string, string> = { active: digest(image) };
+/** Digest of the active layer and of each snapshot by name, as `qemu-img convert` reads them into `scratch`. */
+export function digests(image: string, scratch = `${image}.raw`): Record<string, string> {
+  const result: Record<string, string> = { active: digest(image, scratch) };
   for (const { name, id } of layoutOf(image).snapshots) {
-    result[`snapshot ${name}`] = digest(image, `snapshot.id=${id}`);
+    result[`snapshot ${name}`] = digest(image, scratch, `snapshot.id=${id}`);
   }
   return result;
 }
 
-function digest(image: string, layer?: string): string {
-  const raw = `${image}.raw`;
+function digest(image: string, raw: string, layer?: string): string {
   const select = layer === undefined ? [] : ['-l', layer];
   qemuImg('convert', '-f', 'qcow2', '-O', 'raw', ...select, image, raw);
   try {
@@ -135,12 +134,15 @@ export function makeHoley(image: string, options = 'cluster_size=4096'): string 
   return image;
 }
 
-/** Host clusters that are not in use, by their refcounts (16 bits, one refcount block). */
+/** Host clusters that are not in use, by their refcounts of 16 bits. */
 export function junkClusters(image: string): number[] {
-  const { view, refcountTableOffset, refcountOrder, clusterCount } = layoutOf(image);
+  const { view, refcountTableOffset, refcountOrder, clusterCount, clusterSize } = layoutOf(image);
   expect(refcountOrder).toBe(4);
-  const block = readOffset(view, refcountTableOffset);
-  return [...Array(clusterCount).keys()].filter((cluster) => view.getUint16(block + 2 * cluster) === 0);
+  const perBlock = clusterSize / 2;
+  return [...Array(clusterCount).keys()].filter((cluster) => {
+    const block = readOffset(view, refcountTableOffset + 8 * Math.floor(cluster / perBlock));
+    return block === 0 || view.getUint16(block + 2 * (cluster % perBlock)) === 0;
+  });
 }
 
 /** How many of the clusters have a byte that is not zero. */
