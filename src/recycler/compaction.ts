@@ -3,7 +3,7 @@
  * until a plan moves nothing.
  */
 import { Kind } from '../image/host-clusters.js';
-import { amountToErase } from './eraser.js';
+import { amountToErase, eraseInterval } from './eraser.js';
 import { type Goal, goalFor } from './goal.js';
 import { Moves, indexIn } from './moves.js';
 import { type Plan, planMoves } from './planner.js';
@@ -82,7 +82,10 @@ export class Compaction {
       await this.#settle(error);
       throw error;
     }
-    if (!this.#report.interrupted) await this.#fillPool();
+    if (!this.#report.interrupted) {
+      await this.#fillPool();
+      await this.#eraseUndescribed();
+    }
     await this.#shorten(this.#report.interrupted ? 0 : this.#goal().finalClusters);
     if (this.#wroteSinceBarrier) await recycler.flush();
     return { ...this.#report, bytesMoved: this.#bytesCopied };
@@ -97,7 +100,12 @@ export class Compaction {
       if (plans > MAX_PLANS) throw new Error('the compaction does not come to an end');
       const released = await this.#fitStructures();
       const goal = this.#goal();
-      const plan = planMoves(this.#volume, goal, this.#options.maxMoves);
+      const plan = planMoves(
+        this.#volume,
+        goal,
+        this.#options.maxMoves,
+        Math.max(1, Math.floor(this.#options.roundBytes / this.#volume.clusterBytes)),
+      );
       if (plan.sources.length === 0 && released === 0) {
         this.#report.excess = Math.max(0, this.#volume.map.lastCluster + 1 - goal.finalClusters);
         return;
@@ -136,6 +144,7 @@ export class Compaction {
       const index = indexIn(plan.sources, cluster);
       return index >= done ? plan.destinations[index]! : cluster;
     };
+    const stepsBeyond = reachOf(plan.destinations, goal.finalClusters) > goal.finalClusters;
     for (const [r, { from, to }] of rounds.entries()) {
       const moves = new Moves(
         plan.sources.subarray(from, to),
@@ -143,22 +152,25 @@ export class Compaction {
         { offsets: slots[r]!.offsets, moves: slots[r]!.moves.map((move) => move - from) },
         (cluster) => clusters.needsFlag(cluster),
       );
-      await this.#round(moves, placeOf, goal);
+      const atLeast = stepsBeyond
+        ? reachOf(plan.destinations.subarray(0, from), goal.finalClusters)
+        : goal.finalClusters;
+      await this.#round(moves, placeOf, atLeast);
       done = from;
-      await this.#releaseAtTheEnd(plan, goal);
+      if (!stepsBeyond) await this.#releaseAtTheEnd(plan, goal);
       if (this.#stop() || r + 1 === budget.rounds) return;
     }
   }
 
   /** One round: two barriers. What it frees is given back in the window of the next round. */
-  async #round(moves: Moves, placeOf: (cluster: number) => number, goal: Goal): Promise<void> {
+  async #round(moves: Moves, placeOf: (cluster: number) => number, atLeast: number): Promise<void> {
     const { recycler } = this;
     recycler.begin(moves, placeOf);
     await recycler.copy(); //             Copying -> Copied
     await recycler.flush(); //            barrier A: Copied -> Flushed
     await recycler.updateReferences(); // Flushed -> Referenced
     await recycler.flush(); //            barrier B: Referenced -> complete, sources are junk
-    await this.#shorten(goal.finalClusters);
+    await this.#shorten(atLeast);
     this.#report.rounds++;
     this.#assert();
   }
@@ -232,6 +244,16 @@ export class Compaction {
     if (clusters > holes || before) this.#wroteSinceBarrier = true;
   }
 
+  /** The part of the pool that no refcount block describes lies beyond what the map knows. */
+  async #eraseUndescribed(): Promise<void> {
+    const { map, device, clusterBytes } = this.#volume;
+    const count = this.#goal().finalClusters - map.clusterCount;
+    if (count <= 0 || this.#options.keepErased === 0) return;
+    const at = map.clusterCount * clusterBytes;
+    const holes = await eraseInterval(device, at, count, clusterBytes, this.#options.punch);
+    if (holes < count) this.#wroteSinceBarrier = true;
+  }
+
   /**
    * After a failed copy the image is as valid as after a crash. Where the host still works (it is only full),
    * the destinations' counts are lowered again and what earlier rounds freed is cut off.
@@ -272,6 +294,11 @@ export function expectedMoves({ map }: Volume, goal: Goal): number {
   for (let cluster = goal.moveLimit; cluster < map.clusterCount; cluster++)
     if (map.is(cluster, State.live)) count++;
   return count;
+}
+
+/** What steps aside may go beyond the goal: the file keeps the places of the rounds that are still to come. */
+function reachOf(destinations: Uint32Array, atLeast: number): number {
+  return destinations.reduce((end, cluster) => Math.max(end, cluster + 1), atLeast);
 }
 
 /** Stretches of moves, the last first, of at most `perRound` moves unless a run is longer. */

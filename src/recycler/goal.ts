@@ -34,12 +34,12 @@ export function minimalSize(
 
 /** The goal for the volume as it is now, with `keepErased` clusters left as a pool. */
 export function goalFor(volume: Volume, keepErased: number): Goal {
-  const { refcounts, mappedClusters } = volume.image;
+  const { refcounts, fileClusters } = volume.image;
   const present = refcounts.blocks.reduce((count, block) => count + (block === 0 ? 0 : 1), 0);
   const live = volume.map.countOf(State.live) + volume.map.countOf(State.leaving);
   const other = live - present - refcounts.tableClusters;
   const { clusters, blockCount, tableClusters } = minimalSize(other, refcounts.perBlock, volume.clusterBytes);
-  const finalClusters = Math.max(clusters, Math.min(clusters + keepErased, mappedClusters));
+  const finalClusters = Math.max(clusters, Math.min(clusters + keepErased, fileClusters));
   return {
     minimalClusters: clusters,
     finalClusters,

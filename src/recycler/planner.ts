@@ -44,15 +44,20 @@ export interface Board {
 }
 
 /** Plans the next moves towards `goal`; a plan without moves means that nothing is left to do or can be done. */
-export function planMoves(volume: Volume, goal: Goal, maxMoves = MAX_MOVES): Plan {
+export function planMoves(volume: Volume, goal: Goal, maxMoves = MAX_MOVES, room = MAX_MOVES): Plan {
   const board = setUp(volume, goal);
   const runStarts = planRuns(board);
   const released = markReleased(board);
-  const first = [...board.evict, ...forcedSources(board)];
   const { clusterCount } = volume.map;
   const limit = Math.min(goal.moveLimit, clusterCount);
   const sources = select(Math.max(1, limit), clusterCount, (cluster) => isTailSource(board, cluster));
   const holes = select(1, limit, (cluster) => isHole(board, cluster));
+  // What must move only for its count's sake waits for holes: the file grows by one round at most (I10).
+  const forced = forcedSources(board);
+  const first = [
+    ...board.evict,
+    ...forced.slice(0, Math.max(0, Math.max(holes.length, room) - board.evict.length)),
+  ];
   if (first.length === 0 && runStarts.size === 0 && sources.length > 0 && holes.length === 0) {
     // Every hole is held by a block that cannot be released while its range is in use: it steps aside (I8).
     first.push(...released.filter((cluster) => cluster < limit).slice(0, 1));

@@ -121,7 +121,7 @@ describe.each([
       await new Promise((resolve) => child.stderr!.once('data', resolve));
       await sleep(random.int(Math.ceil((wholeRunMs - startMs) / 2)));
       child.kill(signal);
-      await new Promise((resolve) => child.stderr!.once('data', resolve));
+      await Promise.race([new Promise((resolve) => child.stderr!.once('data', resolve)), end]);
       child.kill(signal);
       const run = await end;
       expectValid(image);
