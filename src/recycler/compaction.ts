@@ -8,6 +8,7 @@ import { type Goal, goalFor } from './goal.js';
 import { Moves, indexIn } from './moves.js';
 import { type Plan, planMoves } from './planner.js';
 import { Recycler } from './recycler.js';
+import { cutRounds, reachOf } from './rounds.js';
 import { collectSlots } from './slot-collector.js';
 import { createMissingBlocks, releaseUnneeded } from './structures.js';
 import { State } from './cluster-map.js';
@@ -294,26 +295,4 @@ export function expectedMoves({ map }: Volume, goal: Goal): number {
   for (let cluster = goal.moveLimit; cluster < map.clusterCount; cluster++)
     if (map.is(cluster, State.live)) count++;
   return count;
-}
-
-/** What steps aside may go beyond the goal: the file keeps the places of the rounds that are still to come. */
-function reachOf(destinations: Uint32Array, atLeast: number): number {
-  return destinations.reduce((end, cluster) => Math.max(end, cluster + 1), atLeast);
-}
-
-/** Stretches of moves, the last first, of at most `perRound` moves unless a run is longer. */
-function cutRounds(plan: Plan, perRound: number): { from: number; to: number }[] {
-  const inside = new Uint8Array(plan.sources.length + 1);
-  for (const [first, count] of plan.runStarts) {
-    const at = indexIn(plan.sources, first);
-    if (at >= 0) inside.fill(1, at + 1, at + count);
-  }
-  const rounds: { from: number; to: number }[] = [];
-  for (let to = plan.sources.length; to > 0;) {
-    let from = Math.max(0, to - perRound);
-    while (from > 0 && inside[from] === 1) from--;
-    rounds.push({ from, to });
-    to = from;
-  }
-  return rounds;
 }
