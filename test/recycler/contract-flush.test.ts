@@ -181,6 +181,22 @@ describe('barriers', () => {
     expect([27, 28].map((cluster) => rig.volume.map.state(cluster))).toEqual([State.junk, State.junk]);
   });
 
+  test('C50: nor where they are there again and erased again, by writes that the barrier did not cover', async () => {
+    const rig = await rigFor(dataBehindJunk());
+    await rig.recycler.erase(14, false);
+    const gate = rig.gate.shut('flush');
+    const flushing = rig.recycler.flush();
+    await gate.arrived;
+    await rig.recycler.truncate();
+    await rig.recycler.extend(2);
+    await rig.recycler.erase(2, false);
+    gate.open();
+    await flushing;
+    expect(clustersIn(rig, State.erased)).toEqual([27, 28]);
+    await rig.recycler.flush();
+    expect(clustersIn(rig, State.erased)).toEqual([]);
+  });
+
   test('C50: the snapshot of what is erased becomes available, whatever was erased in between', async () => {
     const rig = await rigFor(dataBehindJunk());
     for (const amount of [1, 3, 2]) await rig.recycler.erase(amount, false);

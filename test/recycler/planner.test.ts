@@ -6,6 +6,7 @@ import { goalFor, minimalSize } from '../../src/recycler/goal.js';
 import { planMoves } from '../../src/recycler/planner.js';
 import { createMissingBlocks, releaseUnneeded } from '../../src/recycler/structures.js';
 import { image } from '../support/image-builder.js';
+import { Random } from '../support/random.js';
 import { guestView, inspect, minimalClusterCount } from '../support/oracle.js';
 import { type Rig, bytesOf, clustersIn, expectSame, inOrder, rigFor } from './harness.js';
 
@@ -171,38 +172,50 @@ describe('tables of several clusters', () => {
     },
   );
 
-  test('in each other’s way: all are brought to the front, the longest first', async () => {
-    // Junk too scattered for any window, and tables in between.
-    const builder = image({ clusterBits: 9, l1Size: 300 })
-      .writeRange(0, 4)
-      .snapshot('a')
-      .write(64 * 320)
-      .snapshot('b');
-    const bytes = builder
-      .layout({
-        junk: 9,
-        arrange: (units) => {
-          const isRun = ({ name }: { name: string }) => name.startsWith('L1');
-          const junk = units.filter(({ name }) => name === 'junk');
-          const runs = units.filter(isRun);
-          const rest = units.filter((unit) => unit.name !== 'junk' && !isRun(unit));
-          // junk x3, table, junk x3, table, junk x3, table: no window of five or six is without a table.
-          return [
-            ...junk.slice(0, 3),
-            runs[0]!,
-            ...junk.slice(3, 6),
-            runs[1]!,
-            ...junk.slice(6),
-            ...rest,
-            ...runs.slice(2),
-          ];
-        },
-      })
-      .build();
-    const rig = await expectMinimal(bytes);
-    const runs = (await rigFor(rig.memory.bytes())).volume.runs().filter(({ count }) => count > 1);
-    expect(runs.length).toBe(3);
-    await expectMinimal(bytes, { maxMoves: 1 });
+  // Two L1 tables of six clusters and three single ones: the final length is 16. One table at 5 to 10 leaves
+  // four clusters before it and five behind it below that, so there is no window for the other.
+  test.each([0, 3, 6, 12])(
+    'in each other’s way: all are brought to the front, with %i junk clusters at the end',
+    async (junkAtEnd) => {
+      const bytes = image({ clusterBits: 9, l1Size: 380 })
+        .snapshot('a')
+        .layout({
+          junk: 7,
+          junkAtEnd,
+          arrange: (units) => {
+            const named = (word: string) => units.filter(({ name }) => name.startsWith(word));
+            const [junk, tables] = [named('junk'), named('L1')];
+            const singles = [...named('refcount'), ...named('snapshot')];
+            return [junk[0]!, ...singles, tables[0]!, ...junk.slice(1), tables[1]!];
+          },
+        })
+        .build();
+      const rig = await rigFor(bytes);
+      const tables = rig.volume.runs().filter(({ count }) => count > 1);
+      expect(tables.map(({ first, count }) => [first, count])).toEqual([
+        [5, 6],
+        [17, 6],
+      ]);
+      expect(goalFor(rig.volume, 0).moveLimit).toBe(16);
+      // The table in the way steps aside, to new clusters where no stretch is free.
+      const { runStarts, extendBy } = planOf(rig);
+      expect([...runStarts.keys()]).toEqual([5]);
+      expect(extendBy).toBe(junkAtEnd >= 6 ? 0 : 6);
+      for (const maxMoves of [undefined, 1, 3]) await expectMinimal(bytes, { maxMoves });
+    },
+  );
+
+  test('in each other’s way, of every length and in every place', async () => {
+    for (let seed = 1; seed <= 60; seed++) {
+      const random = new Random(seed);
+      const builder = image({ clusterBits: 9, l1Size: random.between(65, 500), seed });
+      for (let i = random.between(1, 4); i > 0; i--) {
+        builder.snapshot(`s${i}`);
+        if (random.chance(0.5)) builder.write(64 * random.between(0, 600));
+      }
+      builder.layout({ shuffle: true, junk: random.between(1, 12), junkAtEnd: random.between(0, 3) });
+      await expectMinimal(builder.build(), { maxMoves: random.pick([undefined, 1, 4]) });
+    }
   });
 
   test('a run that overlaps its own new place goes there by a detour', async () => {
