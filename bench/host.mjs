@@ -59,6 +59,12 @@ export function fileSystemOf(dir) {
   return FILE_SYSTEMS[type] ?? `0x${type.toString(16)}`;
 }
 
+/** Options of the mount that holds `dir`, or '' where findmnt does not say. */
+export function mountOptionsOf(dir) {
+  const child = spawnSync('findmnt', ['-n', '-o', 'OPTIONS', '-T', dir], { encoding: 'utf8' });
+  return child.status === 0 ? child.stdout.trim() : '';
+}
+
 export function isTmpfs(dir) {
   return fs.statfsSync(dir).type === TMPFS_MAGIC;
 }

@@ -6,7 +6,15 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { Bench } from './cases.mjs';
-import { canDropCaches, fileSystemOf, hasGnuTime, isInstalled, isTmpfs, run } from './host.mjs';
+import {
+  canDropCaches,
+  fileSystemOf,
+  hasGnuTime,
+  isInstalled,
+  isTmpfs,
+  mountOptionsOf,
+  run,
+} from './host.mjs';
 import { makeDiscardedImage, makeFullImage, PIECE_BYTES } from './images.mjs';
 import { readOptions } from './options.mjs';
 import { judge, table, verdictLines } from './report.mjs';
@@ -26,6 +34,7 @@ const host = {
   node: process.version,
   qemu: run('qemu-img', ['--version']).split('\n')[0],
   fileSystem: fileSystemOf(options.dir),
+  mountOptions: mountOptionsOf(options.dir),
   cache: canDropCaches ? 'cold (caches dropped)' : 'cold for the image (posix_fadvise)',
   peakMemory: hasGnuTime ? 'GNU time' : 'not measured (no /usr/bin/time)',
 };
@@ -34,6 +43,11 @@ log(
 );
 if (isTmpfs(options.dir))
   log('this is a tmpfs: no disk, no cold cache, and a sync costs nothing; use --dir for a disk');
+if (host.mountOptions.split(',').includes('discard')) {
+  log(
+    'mounted with `discard`: the disk is told of every block that a truncation frees, and that is measured too',
+  );
+}
 
 const workDir = fs.mkdtempSync(path.join(options.dir, 'qcow-compact-bench-'));
 const removeWorkDir = () => fs.rmSync(workDir, { recursive: true, force: true });

@@ -10,15 +10,22 @@ export interface EraseStep {
   clusters: number;
   /** Of these, what already read as zeroes because the host file has a hole there. */
   holes: number;
+  /** Where the next step begins to look: without it many steps would each look through the whole file. */
+  next: number;
 }
 
 /**
- * Takes up to `amount` junk clusters, from the front, and makes them read as zeroes. All or nothing: after the
+ * Takes up to `amount` junk clusters, from cluster `from` on and then from the front, and makes them read as zeroes. All or nothing: after the
  * first failed write all are junk again and the error goes up (C18).
  */
-export async function eraseJunk(volume: Volume, amount: number, punch: boolean): Promise<EraseStep> {
+export async function eraseJunk(
+  volume: Volume,
+  amount: number,
+  punch: boolean,
+  from = 1,
+): Promise<EraseStep> {
   const { map, clusterBytes, device } = volume;
-  const taken = takeJunk(volume, amount);
+  const taken = takeJunk(volume, amount, from);
   const all = taken.flatMap(({ first, count }) => range(first, count));
   map.transition(all, State.junk, State.held);
   let holes = 0;
@@ -31,7 +38,13 @@ export async function eraseJunk(volume: Volume, amount: number, punch: boolean):
     throw error;
   }
   map.transition(all, State.held, State.erased);
-  return { erased: taken, clusters: all.length, holes };
+  const last = taken.at(-1);
+  return {
+    erased: taken,
+    clusters: all.length,
+    holes,
+    next: last === undefined ? 1 : last.first + last.count,
+  };
 }
 
 /** Clusters to erase so that the pool has `keepErased`, as far as the junk goes (C16). */
@@ -40,17 +53,20 @@ export function amountToErase(map: ClusterMap, keepErased: number): number {
   return Math.max(0, Math.min(map.countOf(State.junk), keepErased - pool));
 }
 
-function takeJunk(volume: Volume, amount: number): { first: number; count: number }[] {
-  const { map } = volume;
+function takeJunk({ map }: Volume, amount: number, from: number): { first: number; count: number }[] {
   const taken: { first: number; count: number }[] = [];
-  let left = amount;
-  for (let cluster = 1; cluster < map.clusterCount && left > 0; cluster++) {
-    if (!map.is(cluster, State.junk)) continue;
-    const last = taken.at(-1);
-    if (last !== undefined && last.first + last.count === cluster) last.count++;
-    else taken.push({ first: cluster, count: 1 });
-    left--;
-  }
+  let left = Math.min(amount, map.countOf(State.junk));
+  const takeFrom = (start: number, end: number) => {
+    for (let cluster = start; cluster < end && left > 0; cluster++) {
+      if (!map.is(cluster, State.junk)) continue;
+      const last = taken.at(-1);
+      if (last !== undefined && last.first + last.count === cluster) last.count++;
+      else taken.push({ first: cluster, count: 1 });
+      left--;
+    }
+  };
+  takeFrom(from, map.clusterCount);
+  takeFrom(1, Math.min(from, map.clusterCount));
   return taken;
 }
 

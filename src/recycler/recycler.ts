@@ -39,6 +39,7 @@ export class Recycler {
   #leaving: number[] = [];
   #failure: Error | null = null;
   #blockedCalls = 0;
+  #eraseFrom = 1;
   barriers = 0;
   referencesUpdated = 0;
   clustersErased = 0;
@@ -247,7 +248,8 @@ export class Recycler {
   /** Erases up to `amount` junk clusters (C16 is the caller's arithmetic); they are available after a barrier. */
   async erase(amount: number, punch: boolean): Promise<{ clusters: number; holes: number }> {
     this.#requireWorking();
-    const step = await eraseJunk(this.volume, amount, punch);
+    const step = await eraseJunk(this.volume, amount, punch, this.#eraseFrom);
+    this.#eraseFrom = step.next;
     // A leaked cluster becomes free for the guest only with its refcount at zero.
     for (const { first, count } of step.erased) {
       for (const cluster of range(first, count)) this.#setCount(cluster, 0);

@@ -59,28 +59,29 @@ async function runAndSignal(signal: NodeJS.Signals, afterMs?: number, args: stri
 test(`killed ${KILLS} times at random (SEED=${SEED}), the image is valid every time, and a last run makes it minimal`, async () => {
   restore();
   let killed = 0;
-  let complete = 0;
-  const lengths = new Set<number>();
+  let amidst = 0;
   while (killed < KILLS) {
+    const { mtimeMs } = fs.statSync(image);
     const { signal, status } = await runAndSignal('SIGKILL');
-    if (signal === null) expect(status).toBe(0);
-    else killed++;
-    lengths.add(fs.statSync(image).size);
-    expectValid(image);
-    expect(digests(image)).toEqual(content);
-    if (signal === null || killed % 5 === 0) {
-      complete++;
-      expect(cli(['--quiet', image])).toMatchObject({ status: 0, stderr: '' });
-      expectMinimal(image);
+    if (signal !== null) {
+      killed++;
+      if (fs.statSync(image).mtimeMs !== mtimeMs) amidst++;
+      expectValid(image);
       expect(digests(image)).toEqual(content);
-      restore();
+      if (killed % 5 !== 0) continue;
+      expect(cli(['--quiet', image])).toMatchObject({ status: 0, stderr: '' });
+    } else {
+      // It was faster than the signal.
+      expect(status).toBe(0);
     }
+    expectMinimal(image);
+    expect(digests(image)).toEqual(content);
+    restore();
   }
   console.log(
-    `${killed} kills, ${complete} complete runs, ${lengths.size} lengths, a whole run ${Math.round(wholeRunMs)} ms`,
+    `${killed} kills, ${amidst} of them after the first write; a whole run takes ${Math.round(wholeRunMs)} ms`,
   );
-  // Most kills were in the middle of the work.
-  expect(lengths.size).toBeGreaterThan(2);
+  expect(amidst).toBeGreaterThan(5);
 }, 300_000);
 
 describe.each([
