@@ -20,7 +20,9 @@ export function run(command, args, { input, statuses = [0] } = {}) {
   const child = spawnSync(command, args, { encoding: 'utf8', input, maxBuffer: 2 ** 28 });
   if (child.error) throw new Error(`cannot run ${command}: ${child.error.message}`);
   if (!statuses.includes(child.status)) {
-    throw new Error(`${command} ${args.join(' ')} ended with ${child.status}: ${child.stderr.trim()}`);
+    throw new Error(
+      `${command} ${args.join(' ')} ended with ${child.status ?? child.signal}: ${child.stderr.trim()}`,
+    );
   }
   return child.stdout;
 }

@@ -62,14 +62,19 @@ const results = [];
 try {
   runCases();
 } finally {
+  // What was measured before a failure is worth reading too.
+  report();
   removeWorkDir();
 }
-const verdicts = judge(results);
-process.stdout.write(`${table(results)}\n\n${verdictLines(verdicts)}\n`);
-process.stdout.write(
-  '\nratio: median of the ratios of neighbouring runs; cpu: the same of processor time. Bounds are shown, never enforced.\n',
-);
-if (options.jsonPath !== null) {
+
+function report() {
+  if (results.length === 0) return;
+  const verdicts = judge(results);
+  process.stdout.write(`${table(results)}\n\n${verdictLines(verdicts)}\n`);
+  process.stdout.write(
+    '\nratio: median of the ratios of neighbouring runs; cpu: the same of processor time. Bounds are shown, never enforced.\n',
+  );
+  if (options.jsonPath === null) return;
   fs.writeFileSync(options.jsonPath, `${JSON.stringify({ host, options, results, verdicts }, null, 2)}\n`);
 }
 
