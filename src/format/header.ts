@@ -63,7 +63,8 @@ export const INCOMPATIBLE = {
 } as const;
 
 function outOfBounds(field: string, value: number | string, rule: string): QcowError {
-  return new QcowError('CORRUPT', `header field ${field} is out of bounds: ${value}; ${rule}`, {
+  const shown = Number.isNaN(value) ? '2^53 or more' : value;
+  return new QcowError('CORRUPT', `header field ${field} is out of bounds: ${shown}; ${rule}`, {
     hint: 'the image is damaged or not a qcow2 file; it was left untouched',
   });
 }
