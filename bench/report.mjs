@@ -8,7 +8,12 @@ const BOUNDS = [
   bound('half: bytes written at most 1.02 x what must move', 'half', writtenRatio, 1.02),
   bound('half: peak memory below 150 MiB', 'half', ({ peakBytes }) => peakBytes / MIB, 150),
   bound('tail: bytes written at most 1.02 x what must move', 'tail', writtenRatio, 1.02),
-  bound('clean: bytes written 0', 'clean', ({ bytesWritten, touched }) => (touched ? Infinity : bytesWritten), 0),
+  bound(
+    'clean: bytes written 0',
+    'clean',
+    ({ bytesWritten, touched }) => (touched ? Infinity : bytesWritten),
+    0,
+  ),
   bound(
     'clean: wall time at most 1.50 x (node -e 0 + read of the metadata)',
     'clean',
