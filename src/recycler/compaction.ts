@@ -188,7 +188,7 @@ export class Compaction {
     if (blocks.indexOf(last * clusterBytes) < goal.blockCount) return;
     // One that a later round of this plan moves must stay until then.
     const moving = (block: number) => block !== 0 && indexIn(plan.sources, block / clusterBytes) >= 0;
-    if (blocks.subarray(goal.blockCount).some(moving)) return;
+    if (moving(image.refcounts.tableOffset) || blocks.subarray(goal.blockCount).some(moving)) return;
     if ((await releaseUnneeded(this.recycler, goal)) > 0) await this.#shorten(goal.finalClusters);
   }
 

@@ -11,9 +11,9 @@ import type { Run, Volume } from './volume.js';
 import { State } from './cluster-map.js';
 import { makeHole } from './zeroes.js';
 
-/** Neighbours are copied in pieces of this much; two pieces are under way, so that reads and writes overlap. */
+/** Neighbours are copied in pieces of this much; four are under way: copying is bound by latency. */
 const PIECE_BYTES = 1 << 20;
-const WORKERS = 2;
+const WORKERS = 4;
 const SECTOR = 512;
 
 export type OnCopied = (bytes: number) => void;

@@ -27,9 +27,14 @@ export function planRuns(board: Board): Map<number, number> {
   return starts;
 }
 
-/** The refcount table moves when it has its final length: releasing its tail comes first. */
-function awaitsShrinking(board: Board, run: Run): boolean {
-  return run.kind === Kind.refcountTable && run.count > board.goal.tableClusters;
+/**
+ * The refcount table moves when it has its final length: releasing its tail comes first. But where it lies in
+ * a range that only its tail describes, as QEMU places a grown table, the tail waits for the table to go.
+ */
+function awaitsShrinking({ volume, goal }: Board, run: Run): boolean {
+  if (run.kind !== Kind.refcountTable || run.count <= goal.tableClusters) return false;
+  const keptEntries = (goal.tableClusters * volume.clusterBytes) / 8;
+  return Math.floor((run.first + run.count - 1) / volume.image.refcounts.perBlock) < keptEntries;
 }
 
 /** Reserves the window; the run moves there now if it is free, or when those in it have stepped aside. */
