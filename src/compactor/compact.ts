@@ -4,7 +4,7 @@ import { requireSound } from '../image/walk.js';
 import { Compaction, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
 import { goalFor } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
-import { cannotPunch, littleToReclaim } from './notices.js';
+import { decidePunch, littleToReclaim } from './notices.js';
 import { requireBytes, requireClusterCount } from './options.js';
 import { planFigures } from './plan.js';
 import { beginSession, secondsSince, withImageFile } from './session.js';
@@ -36,7 +36,7 @@ export async function compactDevice(
   const volume = new Volume(image, walked.clusters);
   const planned = planFigures(session, volume, goalFor(volume, keepErased));
   const notices: string[] = [];
-  const punch = (options.punch ?? false) && (session.device.canPunch || !notices.push(cannotPunch()));
+  const punch = decidePunch(options.punch, session.device, notices);
   options.onProgress?.({ phase: 'plan', percent: 0, bytesDone: 0, bytesTotal: planned.bytesToCopy });
 
   let percent = 0;

@@ -6,7 +6,7 @@ import { reclaimLeaks } from '../recycler/compaction.js';
 import { eraseInterval } from '../recycler/eraser.js';
 import { Recycler } from '../recycler/recycler.js';
 import { Volume } from '../recycler/volume.js';
-import { cannotPunch } from './notices.js';
+import { decidePunch } from './notices.js';
 import { requireClusterCount } from './options.js';
 import { beginSession, secondsSince, withImageFile } from './session.js';
 import type { EraseOptions, EraseResult } from './types.js';
@@ -26,7 +26,7 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
   const { image, walked, figures, startedAt } = session;
   requireSound(walked);
   const notices: string[] = [];
-  const punch = (options.punch ?? false) && (session.device.canPunch || !notices.push(cannotPunch()));
+  const punch = decidePunch(options.punch, session.device, notices);
   const volume = new Volume(image, walked.clusters);
   const recycler = new Recycler(volume);
   const { clusterBytes } = volume;

@@ -1,5 +1,7 @@
 /** What the user should know beside the figures, one line each. */
 
+import type { BlockDevice } from '../device/block-device.js';
+
 /** Below this share of the file there is little to reclaim. */
 const LITTLE = 0.01;
 
@@ -16,6 +18,12 @@ export function littleToReclaim(
   ];
 }
 
-export function cannotPunch(): string {
-  return 'the host file system (or a missing koffi package) cannot deallocate blocks: zeroes are written instead of punching';
+/** Whether to punch: only where it was asked for and the host can; adds a notice where it cannot. */
+export function decidePunch(asked: boolean | undefined, device: BlockDevice, notices: string[]): boolean {
+  if (asked !== true) return false;
+  if (!device.canPunch) notices.push(CANNOT_PUNCH);
+  return device.canPunch;
 }
+
+const CANNOT_PUNCH =
+  'the host file system (or a missing koffi package) cannot deallocate blocks: zeroes are written instead of punching';

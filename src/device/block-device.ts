@@ -1,5 +1,8 @@
 /** The narrow interface between the engine and whatever holds the image's bytes. */
 
+/** Bytes that reach the disk whole or not at all (I2); what is switched atomically lies in one of these. */
+export const SECTOR = 512;
+
 /** A stretch of bytes [start, end) of the file. */
 export interface ByteRange {
   start: number;

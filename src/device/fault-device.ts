@@ -3,7 +3,8 @@
  * The errors look like Node's own.
  */
 
-import type { BlockDevice, ByteRange } from './block-device.js';
+import type { BlockDevice } from './block-device.js';
+import { ForwardingDevice } from './forwarding-device.js';
 import { systemError } from './system-error.js';
 
 export type OperationKind = 'read' | 'write' | 'flush' | 'truncate' | 'punch';
@@ -29,65 +30,40 @@ const SYSCALLS: Record<OperationKind, string> = {
   punch: 'fallocate',
 };
 
-export class FaultDevice implements BlockDevice {
+export class FaultDevice extends ForwardingDevice {
   /** Counted operations so far, failed ones included. */
   operations = 0;
   /** How many of them failed. */
   failures = 0;
 
-  readonly #inner: BlockDevice;
   readonly #fault: Fault;
 
   constructor(inner: BlockDevice, fault: Fault = {}) {
-    this.#inner = inner;
+    super(inner);
     this.#fault = fault;
   }
 
-  get lengthBytes(): number {
-    return this.#inner.lengthBytes;
+  override read(target: Uint8Array, offset: number): Promise<void> {
+    return this.#fails('read') ? this.#failure('read') : this.inner.read(target, offset);
   }
 
-  get canPunch(): boolean {
-    return this.#inner.canPunch;
-  }
-
-  read(target: Uint8Array, offset: number): Promise<void> {
-    return this.#fails('read') ? this.#failure('read') : this.#inner.read(target, offset);
-  }
-
-  async write(source: Uint8Array, offset: number): Promise<void> {
-    if (!this.#fails('write')) return this.#inner.write(source, offset);
+  override async write(source: Uint8Array, offset: number): Promise<void> {
+    if (!this.#fails('write')) return this.inner.write(source, offset);
     const written = this.#fault.mode === 'short' ? Math.floor(source.length / 2 / 512) * 512 : 0;
-    if (written > 0) await this.#inner.write(source.subarray(0, written), offset);
+    if (written > 0) await this.inner.write(source.subarray(0, written), offset);
     return this.#failure('write');
   }
 
-  flush(): Promise<void> {
-    return this.#fails('flush') ? this.#failure('flush') : this.#inner.flush();
+  override flush(): Promise<void> {
+    return this.#fails('flush') ? this.#failure('flush') : this.inner.flush();
   }
 
-  truncate(lengthBytes: number): Promise<void> {
-    return this.#fails('truncate') ? this.#failure('truncate') : this.#inner.truncate(lengthBytes);
+  override truncate(lengthBytes: number): Promise<void> {
+    return this.#fails('truncate') ? this.#failure('truncate') : this.inner.truncate(lengthBytes);
   }
 
-  punch(offset: number, lengthBytes: number): Promise<void> {
-    return this.#fails('punch') ? this.#failure('punch') : this.#inner.punch(offset, lengthBytes);
-  }
-
-  dataExtent(offset: number, end: number): ByteRange | null {
-    return this.#inner.dataExtent(offset, end);
-  }
-
-  freeBytes(): Promise<number> {
-    return this.#inner.freeBytes();
-  }
-
-  allocatedBytes(): number {
-    return this.#inner.allocatedBytes();
-  }
-
-  close(): Promise<void> {
-    return this.#inner.close();
+  override punch(offset: number, lengthBytes: number): Promise<void> {
+    return this.#fails('punch') ? this.#failure('punch') : this.inner.punch(offset, lengthBytes);
   }
 
   #fails(kind: OperationKind): boolean {

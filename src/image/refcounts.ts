@@ -3,13 +3,12 @@
  * first; `writeDirty` brings the changed sectors to disk. No barrier is issued here.
  */
 import { QcowError, hex } from '../errors.js';
-import type { BlockDevice } from '../device/block-device.js';
+import { type BlockDevice, SECTOR } from '../device/block-device.js';
 import { entryOffset, refcountTableReservedBits } from '../format/entries.js';
 import { countsPerBlock, countsPerSector, decodeCounts, encodeCounts } from '../format/refcounts.js';
 import { viewOf, writeWord } from '../format/words.js';
 import type { Header } from '../format/header.js';
 
-export const SECTOR = 512;
 /** Neighbouring changed sectors go out in one write of at most this much. */
 const MAX_WRITE = 1 << 20;
 
@@ -155,10 +154,18 @@ export class Refcounts {
 
   /** The refcount table as it should be on disk: the first `clusters` clusters of it. */
   encodeTable(clusters: number): Uint8Array {
-    const bytes = new Uint8Array(clusters * this.clusterBytes);
+    return this.#encodeEntries(0, clusters * this.clusterBytes);
+  }
+
+  /** One sector of the refcount table as it should be on disk. */
+  encodeTableSector(sector: number): Uint8Array {
+    return this.#encodeEntries(sector * (SECTOR / 8), SECTOR);
+  }
+
+  #encodeEntries(first: number, lengthBytes: number): Uint8Array {
+    const bytes = new Uint8Array(lengthBytes);
     const view = viewOf(bytes);
-    for (let i = 0; i * 8 < bytes.length && i < this.blocks.length; i++)
-      writeWord(view, i * 8, this.blocks[i]!);
+    for (let at = 0; at < lengthBytes; at += 8) writeWord(view, at, this.blocks[first + at / 8] ?? 0);
     return bytes;
   }
 

@@ -58,6 +58,7 @@ export class Compaction {
     excess: 0,
   };
   #bytesTotal = 0;
+  #wroteSinceBarrier = false;
   #bytesCopied = 0;
 
   constructor(volume: Volume, options: CompactionOptions) {
@@ -200,8 +201,6 @@ export class Compaction {
     if (await this.recycler.truncate(atLeast)) this.#wroteSinceBarrier = true;
   }
 
-  #wroteSinceBarrier = false;
-
   #assert(): void {
     if (this.#options.runtimeAsserts) this.recycler.assertConsistent();
   }
@@ -237,12 +236,8 @@ export class Compaction {
     const amount = amountToErase(this.#volume.map, keepErased);
     if (amount === 0) return;
     await this.#shorten(this.#goal().finalClusters);
-    const before = this.#volume.image.refcounts.hasDirty;
-    const { clusters, holes } = await this.recycler.erase(
-      Math.min(amount, this.#volume.map.countOf(State.junk)),
-      punch,
-    );
-    if (clusters > holes || before) this.#wroteSinceBarrier = true;
+    const { clusters, holes } = await this.recycler.erase(amount, punch);
+    if (clusters > holes) this.#wroteSinceBarrier = true;
   }
 
   /** The part of the pool that no refcount block describes lies beyond what the map knows. */

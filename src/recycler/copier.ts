@@ -2,6 +2,7 @@
  * Copies what moves: data as it is, tables with their entries already substituted (design 4.4, "copy").
  * Locks: shared on the source, then exclusive on the destination (C24).
  */
+import { SECTOR } from '../device/block-device.js';
 import { Kind } from '../image/host-clusters.js';
 import { substituteEntries, substituteSnapshots } from '../image/substitute.js';
 import { viewOf, writeWord } from '../format/words.js';
@@ -14,7 +15,6 @@ import { makeHole } from './zeroes.js';
 /** Neighbours are copied in pieces of this much; four are under way: copying is bound by latency. */
 const PIECE_BYTES = 1 << 20;
 const WORKERS = 4;
-const SECTOR = 512;
 
 export type OnCopied = (bytes: number) => void;
 

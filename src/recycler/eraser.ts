@@ -15,8 +15,8 @@ export interface EraseStep {
 }
 
 /**
- * Takes up to `amount` junk clusters, from cluster `from` on and then from the front, and makes them read as zeroes. All or nothing: after the
- * first failed write all are junk again and the error goes up (C18).
+ * Takes up to `amount` junk clusters, from cluster `from` on and then from the front, and makes them read as
+ * zeroes. All or nothing: after the first failed write all are junk again and the error goes up (C18).
  */
 export async function eraseJunk(
   volume: Volume,

@@ -46,6 +46,10 @@ export function indexIn(sorted: Uint32Array, value: number): number {
   return -1;
 }
 
+function isOver(state: number): boolean {
+  return state === MoveState.cancelled || state === MoveState.complete;
+}
+
 export class Moves implements Relocation {
   readonly sources: Uint32Array;
   readonly destinations: Uint32Array;
@@ -140,7 +144,20 @@ export class Moves implements Relocation {
 
   /** Moves that are neither complete nor cancelled (C22). */
   get unfinished(): boolean {
-    return this.#states.some((state) => state !== MoveState.cancelled && state !== MoveState.complete);
+    return this.#states.some((state) => !isOver(state));
+  }
+
+  /** Destinations of the moves that are neither complete nor cancelled. */
+  openDestinations(): Set<number> {
+    const open = (_: number, i: number) => !isOver(this.state(i));
+    return new Set(this.destinations.filter(open));
+  }
+
+  /** References that name a destination once `updated` are: in slots on disk and in copies of tables that moved. */
+  countSlots(updated: number[]): number {
+    if (updated.length === this.length) return this.slots.moves.length;
+    const among = new Set(updated);
+    return this.slots.moves.reduce((count, move) => count + (among.has(move) ? 1 : 0), 0);
   }
 
   /** Indices of the moves in `state`, as they are now. */

@@ -10,6 +10,7 @@ import { eraseJunk, range } from './eraser.js';
 import { Mutex, RangeLocks } from './locks.js';
 import { MoveState, type Moves } from './moves.js';
 import { updateSlots } from './reference-updater.js';
+import { assertStates } from './sync-check.js';
 import type { Volume } from './volume.js';
 import { WorkSignal } from './work-signal.js';
 
@@ -228,7 +229,7 @@ export class Recycler {
       if (result.blocked.size > 0 && ++this.#blockedCalls > BLOCKED_RETRIES) {
         for (const i of result.blocked) this.cancel(moves.sources[i]!);
       }
-      const updated = countReferences(moves, flushed);
+      const updated = moves.countSlots(flushed);
       this.referencesUpdated += updated;
       return updated;
     });
@@ -266,15 +267,14 @@ export class Recycler {
   async truncate(atLeast = 0): Promise<boolean> {
     return this.metadata.run(async () => {
       this.#requireWorking();
-      const { device, clusterBytes, clusters, image } = this.volume;
+      const { device, clusterBytes } = this.volume;
       const count = Math.max(this.map.lastCluster + 1, atLeast);
       const shorter = count * clusterBytes < device.lengthBytes;
       if (shorter) await device.truncate(count * clusterBytes);
       // The map follows only when the file has (W19).
       if (count < this.map.clusterCount) {
         this.map.truncate(count);
-        clusters.resize(count);
-        image.refcounts.resize(count);
+        this.volume.resize(count);
       }
       return shorter;
     });
@@ -284,47 +284,21 @@ export class Recycler {
   async extend(count: number): Promise<void> {
     await this.metadata.run(async () => {
       this.#requireWorking();
-      const { device, clusterBytes, clusters, image } = this.volume;
+      const { device, clusterBytes } = this.volume;
       const from = this.map.clusterCount;
       await device.truncate((from + count) * clusterBytes);
       this.map.extend(count);
-      clusters.resize(from + count);
-      image.refcounts.resize(from + count);
+      this.volume.resize(from + count);
       const added = range(from, count);
       this.map.transition(added, State.available, State.held);
       this.map.transition(added, State.held, State.junk);
     });
   }
 
-  /** C1, C70: the map, the refcounts and the table of moves agree; for `runtimeAsserts`. */
+  /** C1, C70: the map, the references and the table of moves agree; for `runtimeAsserts`. */
   assertConsistent(): void {
-    const { map, clusters } = this.volume;
-    map.assertConsistent();
-    const copies = new Set<number>();
-    const moves = this.#moves;
-    for (let i = 0; moves !== null && i < moves.length; i++) {
-      const state = moves.state(i);
-      if (state !== MoveState.cancelled && state !== MoveState.complete) copies.add(moves.destinations[i]!);
-    }
-    for (let cluster = 0; cluster < map.clusterCount; cluster++) {
-      const state = map.state(cluster);
-      if ((state === State.copy) !== copies.has(cluster))
-        throw new Error(`cluster ${cluster}: copy and moves disagree`);
-      const referenced = clusters.refs[cluster]! > 0;
-      if (state === State.copy || state === State.held) continue;
-      if (referenced !== (state === State.live))
-        throw new Error(`cluster ${cluster}: references and state disagree`);
-    }
+    assertStates(this.volume, this.#moves?.openDestinations() ?? new Set());
   }
-}
-
-/** References that now name a destination: in slots on disk and in the copies of tables that moved along. */
-function countReferences(moves: Moves, updated: number[]): number {
-  if (updated.length === moves.length) return moves.slots.moves.length;
-  const among = new Set(updated);
-  let count = 0;
-  for (const move of moves.slots.moves) if (among.has(move)) count++;
-  return count;
 }
 
 function asError(thrown: unknown): Error {

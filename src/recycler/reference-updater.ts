@@ -2,6 +2,7 @@
  * Lets every slot that names a source name its destination (design 4.4, "update references";
  * recycler contract C32 to C45). Called under the flush mutex (C36).
  */
+import { SECTOR } from '../device/block-device.js';
 import { QcowError, hex } from '../errors.js';
 import { entryOffset, retargetEntry, setCopied } from '../format/entries.js';
 import { readWord, viewOf, writeWord } from '../format/words.js';
@@ -10,7 +11,6 @@ import type { RangeLocks } from './locks.js';
 import { MoveState, type Moves } from './moves.js';
 import type { Volume } from './volume.js';
 
-const SECTOR = 512;
 /** Changed sectors nearer than this go out in one write, with what lies between them. */
 const JOIN_BYTES = 16384;
 

@@ -2,6 +2,7 @@
  * The refcount structures' own size (design 5): blocks for ranges that will hold live clusters, none for
  * ranges that will not, and a table no longer than that needs.
  */
+import { SECTOR } from '../device/block-device.js';
 import { Kind } from '../image/host-clusters.js';
 import { REFCOUNT_TABLE_CLUSTERS_AT } from '../format/header.js';
 import { viewOf } from '../format/words.js';
@@ -11,7 +12,6 @@ import type { Recycler } from './recycler.js';
 import type { Volume } from './volume.js';
 import { range } from './eraser.js';
 
-const SECTOR = 512;
 const ENTRIES_PER_SECTOR = SECTOR / 8;
 
 /**
@@ -40,12 +40,8 @@ export async function createMissingBlocks(recycler: Recycler, goal: Goal): Promi
 
 async function writeTableSectors(volume: Volume, indices: number[]): Promise<void> {
   const { refcounts } = volume.image;
-  const table = refcounts.encodeTable(refcounts.tableClusters);
   for (const sector of new Set(indices.map((index) => Math.floor(index / ENTRIES_PER_SECTOR)))) {
-    await volume.device.write(
-      table.subarray(sector * SECTOR, (sector + 1) * SECTOR),
-      refcounts.tableOffset + sector * SECTOR,
-    );
+    await volume.device.write(refcounts.encodeTableSector(sector), refcounts.tableOffset + sector * SECTOR);
   }
 }
 

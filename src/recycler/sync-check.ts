@@ -1,7 +1,8 @@
-/** What is in memory against what is on disk, for `runtimeAsserts` (recycler contract C40, C70). */
+/** The engine's checks of itself, for `runtimeAsserts` (recycler contract C1, C40, C70). */
 import { type HostClusters, KIND_NAMES } from '../image/host-clusters.js';
 import { type Image, openImage } from '../image/image.js';
 import { walk } from '../image/walk.js';
+import { State } from './cluster-map.js';
 import type { Volume } from './volume.js';
 
 /** Opens and walks the image anew and throws unless it is sound and says the same as `volume`. */
@@ -56,4 +57,19 @@ function comparePlaces(known: Image, found: Image): void {
 function same(what: string, known: unknown, found: unknown): void {
   if (known !== found)
     throw new Error(`out of sync: ${what} is ${String(found)} on disk, not ${String(known)}`);
+}
+
+/** Throws unless states, references and the destinations of unfinished moves agree, in memory. */
+export function assertStates({ map, clusters }: Volume, copies: ReadonlySet<number>): void {
+  map.assertConsistent();
+  for (let cluster = 0; cluster < map.clusterCount; cluster++) {
+    const state = map.state(cluster);
+    if ((state === State.copy) !== copies.has(cluster)) {
+      throw new Error(`cluster ${cluster}: copy and moves disagree`);
+    }
+    if (state === State.copy || state === State.held) continue;
+    if (clusters.refs[cluster]! > 0 !== (state === State.live)) {
+      throw new Error(`cluster ${cluster}: references and state disagree`);
+    }
+  }
 }

@@ -34,6 +34,12 @@ export class Volume {
     return this.image.header.clusterBytes;
   }
 
+  /** Counts and uses follow the file's length; the map's states are the caller's. */
+  resize(clusterCount: number): void {
+    this.clusters.resize(clusterCount);
+    this.image.refcounts.resize(clusterCount);
+  }
+
   /** Every table that the header or the snapshot table refers to, at its place now. */
   runs(): Run[] {
     const { header, refcounts, snapshotTableClusters } = this.image;

@@ -1,5 +1,5 @@
 /** Passes everything to another device, but stops chosen operations until the test lets them go on. */
-import type { BlockDevice, ByteRange } from '../../src/device/block-device.js';
+import { ForwardingDevice } from '../../src/device/forwarding-device.js';
 
 export type GatedKind = 'read' | 'write' | 'flush' | 'truncate';
 
@@ -17,15 +17,10 @@ interface Barrier {
   passed: Promise<void>;
 }
 
-export class GateDevice implements BlockDevice {
+export class GateDevice extends ForwardingDevice {
   /** Called before each operation that reaches the device. */
   onOperation: (kind: GatedKind | 'punch') => void = () => undefined;
-  readonly #inner: BlockDevice;
   #barriers: Barrier[] = [];
-
-  constructor(inner: BlockDevice) {
-    this.#inner = inner;
-  }
 
   /** Stops operations of `kind` that touch a byte of [offset, offset + length); without those, all of the kind. */
   shut(kind: GatedKind, offset = 0, lengthBytes = Infinity): Gate {
@@ -56,52 +51,28 @@ export class GateDevice implements BlockDevice {
     this.onOperation(kind);
   }
 
-  get lengthBytes(): number {
-    return this.#inner.lengthBytes;
-  }
-
-  get canPunch(): boolean {
-    return this.#inner.canPunch;
-  }
-
-  async read(target: Uint8Array, offset: number): Promise<void> {
+  override async read(target: Uint8Array, offset: number): Promise<void> {
     await this.#gate('read', offset, target.length);
-    await this.#inner.read(target, offset);
+    await this.inner.read(target, offset);
   }
 
-  async write(source: Uint8Array, offset: number): Promise<void> {
+  override async write(source: Uint8Array, offset: number): Promise<void> {
     await this.#gate('write', offset, source.length);
-    await this.#inner.write(source, offset);
+    await this.inner.write(source, offset);
   }
 
-  async flush(): Promise<void> {
+  override async flush(): Promise<void> {
     await this.#gate('flush');
-    await this.#inner.flush();
+    await this.inner.flush();
   }
 
-  async truncate(lengthBytes: number): Promise<void> {
+  override async truncate(lengthBytes: number): Promise<void> {
     await this.#gate('truncate');
-    await this.#inner.truncate(lengthBytes);
+    await this.inner.truncate(lengthBytes);
   }
 
-  async punch(offset: number, lengthBytes: number): Promise<void> {
+  override async punch(offset: number, lengthBytes: number): Promise<void> {
     this.onOperation('punch');
-    await this.#inner.punch(offset, lengthBytes);
-  }
-
-  dataExtent(offset: number, end: number): ByteRange | null {
-    return this.#inner.dataExtent(offset, end);
-  }
-
-  freeBytes(): Promise<number> {
-    return this.#inner.freeBytes();
-  }
-
-  allocatedBytes(): number {
-    return this.#inner.allocatedBytes();
-  }
-
-  close(): Promise<void> {
-    return this.#inner.close();
+    await this.inner.punch(offset, lengthBytes);
   }
 }
