@@ -4,10 +4,14 @@ type StopSignal = 'SIGINT' | 'SIGTERM';
 
 const STATUS: Record<StopSignal, number> = { SIGINT: 130, SIGTERM: 143 };
 
+/** A second one still ends the process: whoever reads its output may have stopped reading. */
+const ignoreOnce = (): void => undefined;
+
 export interface Interrupts {
   readonly signal: AbortSignal;
   /** 130 or 143 once interrupted; 0 before. */
   status(): number;
+  /** The work is over: a signal that comes too late must not take the result's exit status away. */
   stopWatching(): void;
 }
 
@@ -37,8 +41,10 @@ export function watchInterrupts(onFirst: () => void, beforeEnd: () => void): Int
     signal: controller.signal,
     status: () => status,
     stopWatching() {
-      process.off('SIGINT', listener);
-      process.off('SIGTERM', listener);
+      for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+        process.off(signal, listener).off(signal, ignoreOnce);
+        process.once(signal, ignoreOnce);
+      }
     },
   };
 }

@@ -165,4 +165,14 @@ describe('an interrupt', () => {
     });
     expect(await runWith({}, 'a')).toBe(0);
   });
+
+  test('after the end does not take the status away, a second one ends the process', async () => {
+    engine.compact.mockResolvedValue(fakeCompact());
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      expect(await runWith({}, 'a')).toBe(0);
+      expect(process.listenerCount(signal)).toBe(1);
+      process.emit(signal, signal);
+      expect(process.listenerCount(signal)).toBe(0);
+    }
+  });
 });
