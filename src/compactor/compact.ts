@@ -60,6 +60,12 @@ export async function compactDevice(
       `${report.excess} clusters could not be moved: the tables lie so that no run of free clusters fits them`,
     );
   }
+  if (report.leaksLeft > 0 && !report.interrupted) {
+    notices.push(
+      `${report.leaksLeft} clusters keep a refcount that is too high: only a move puts it right, and there was no ` +
+        'room for one; free some space on the host and run it again',
+    );
+  }
   const outcome = report.interrupted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'compacted';
   if (outcome !== 'interrupted') {
     notices.push(

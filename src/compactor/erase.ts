@@ -30,7 +30,7 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
   const volume = new Volume(image, walked.clusters);
   const recycler = new Recycler(volume);
   const { clusterBytes } = volume;
-  const leaksReclaimed = reclaimLeaks(volume);
+  const leaks = reclaimLeaks(volume);
   const wanted = Math.min(options.keepErased ?? Infinity, figures.clusters.junk);
   const perStep = Math.max(1, Math.floor(STEP_BYTES / clusterBytes));
 
@@ -70,7 +70,7 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
     clustersAlreadyHoles: holes,
     bytesWritten: session.device.bytesWritten,
     method: punch ? 'punch' : 'write',
-    leaksReclaimed,
+    leaksReclaimed: leaks.found - leaks.pending,
     notices,
     seconds: secondsSince(startedAt),
   };

@@ -1,7 +1,7 @@
 /** `--dry-run`: the same walk and plan, nothing written. */
 import { requireSound } from '../image/walk.js';
-import { expectedMoves } from '../recycler/compaction.js';
 import { type Goal, goalFor } from '../recycler/goal.js';
+import { expectedMoves } from '../recycler/planner.js';
 import { Volume } from '../recycler/volume.js';
 import { littleToReclaim } from './notices.js';
 import { requireClusterCount } from './options.js';

@@ -6,11 +6,11 @@ import { Kind } from '../image/host-clusters.js';
 import { amountToErase, eraseInterval } from './eraser.js';
 import { type Goal, goalFor } from './goal.js';
 import { Moves, indexIn } from './moves.js';
-import { type Plan, planMoves } from './planner.js';
+import { expectedMoves, type Plan, type PlanLimits, planMoves } from './planner.js';
 import { Recycler } from './recycler.js';
 import { cutRounds, reachOf } from './rounds.js';
 import { collectSlots } from './slot-collector.js';
-import { createMissingBlocks, releaseUnneeded } from './structures.js';
+import { createMissingBlocks, describeRange, nextRange, releaseUnneeded } from './structures.js';
 import { State } from './cluster-map.js';
 import { assertInSync } from './sync-check.js';
 import type { Volume } from './volume.js';
@@ -41,8 +41,18 @@ export interface CompactionReport {
   rounds: number;
   bytesMoved: number;
   leaksReclaimed: number;
+  /** Clusters whose refcount stays too high: it can only be put right by a move, for which there was no room. */
+  leaksLeft: number;
   /** Clusters beyond the goal that could not be moved; 0 unless the layout defeats the planner. */
   excess: number;
+}
+
+interface RoundBudget {
+  /** Most bytes of a round. */
+  bytes: number;
+  /** Most bytes of a plan's moves that only put refcounts right: they do not shorten the file. */
+  forcedBytes: number;
+  nearlyFull: boolean;
 }
 
 /** One run over one volume. */
@@ -55,9 +65,12 @@ export class Compaction {
     rounds: 0,
     bytesMoved: 0,
     leaksReclaimed: 0,
+    leaksLeft: 0,
     excess: 0,
   };
   #bytesTotal = 0;
+  /** What moves that only put refcounts right may still use of a nearly full host that cannot punch. */
+  #forcedBytes = Infinity;
   #wroteSinceBarrier = false;
   #bytesCopied = 0;
 
@@ -76,7 +89,7 @@ export class Compaction {
   async run(): Promise<CompactionReport> {
     const { recycler } = this;
     if (this.#stop()) return this.#report;
-    this.#report.leaksReclaimed = reclaimLeaks(this.#volume);
+    const leaks = reclaimLeaks(this.#volume);
     this.#bytesTotal = expectedMoves(this.#volume, this.#goal()) * this.#volume.clusterBytes;
     try {
       await this.#toFixpoint();
@@ -90,7 +103,9 @@ export class Compaction {
     }
     await this.#shorten(this.#report.interrupted ? 0 : this.#goal().finalClusters);
     if (this.#wroteSinceBarrier) await recycler.flush();
-    return { ...this.#report, bytesMoved: this.#bytesCopied };
+    const leaksLeft = leaks.pending === 0 ? 0 : countLeaks(this.#volume);
+    const leaksReclaimed = leaks.found - leaksLeft;
+    return { ...this.#report, leaksReclaimed, leaksLeft, bytesMoved: this.#bytesCopied };
   }
 
   #goal(): Goal {
@@ -98,24 +113,39 @@ export class Compaction {
   }
 
   async #toFixpoint(): Promise<void> {
+    const { map } = this.#volume;
+    let described = false;
     for (let plans = 0; ; plans++) {
-      if (plans > MAX_PLANS) throw new Error('the compaction does not come to an end');
-      const released = await this.#fitStructures();
+      if (plans > MAX_PLANS + 4 * map.clusterCount) throw new Error('the compaction does not come to an end');
+      if (!described) await this.#fitStructures();
+      if (this.#stop()) return;
       const goal = this.#goal();
-      const plan = planMoves(
-        this.#volume,
-        goal,
-        this.#options.maxMoves,
-        Math.max(1, Math.floor(this.#options.roundBytes / this.#volume.clusterBytes)),
-      );
-      if (plan.sources.length === 0 && released === 0) {
-        this.#report.excess = Math.max(0, this.#volume.map.lastCluster + 1 - goal.finalClusters);
+      const budget = await this.#roundBudget(goal);
+      const plan = planMoves(this.#volume, goal, this.#planLimits(budget, described));
+      const added: number | null = plan.lacksRange && !described ? nextRange(this.#volume) : null;
+      described = added !== null;
+      if (added !== null) {
+        await describeRange(this.recycler, added);
+        this.#wroteSinceBarrier = true;
+      } else if (plan.sources.length > 0) {
+        await this.#runPlan(plan, goal, budget);
+      } else {
+        this.#report.excess = Math.max(0, map.lastCluster + 1 - goal.finalClusters);
         return;
       }
-      if (plan.sources.length > 0) await this.#runPlan(plan, goal);
       if (this.#options.runtimeAsserts) await assertInSync(this.#volume);
       if (this.#stop()) return;
     }
+  }
+
+  /** `described`: a refcount block for the range at the file's end is part of what the file grows by. */
+  #planLimits({ bytes, forcedBytes }: RoundBudget, described: boolean): PlanLimits {
+    const { clusterBytes } = this.#volume;
+    return {
+      ...(this.#options.maxMoves === undefined ? {} : { maxMoves: this.#options.maxMoves }),
+      room: Math.max(1, Math.floor(bytes / clusterBytes) - (described ? 1 : 0)),
+      mostForced: Math.floor(forcedBytes / clusterBytes),
+    };
   }
 
   #stop(): boolean {
@@ -123,19 +153,19 @@ export class Compaction {
     return this.#report.interrupted;
   }
 
-  /** Refcount blocks where live clusters will be, none where they will not. */
-  async #fitStructures(): Promise<number> {
-    const created = await createMissingBlocks(this.recycler, this.#goal());
-    const released = await releaseUnneeded(this.recycler, this.#goal());
-    if (created + released > 0) this.#wroteSinceBarrier = true;
+  /** Refcount blocks where live clusters will be, none where they will not. What one release frees allows more. */
+  async #fitStructures(): Promise<void> {
+    if ((await createMissingBlocks(this.recycler, this.#goal())) > 0) this.#wroteSinceBarrier = true;
+    while (!this.#options.stopped()) {
+      if ((await releaseUnneeded(this.recycler, this.#goal())) === 0) break;
+      this.#wroteSinceBarrier = true;
+    }
     this.#assert();
-    return released;
   }
 
-  async #runPlan(plan: Plan, goal: Goal): Promise<void> {
+  async #runPlan(plan: Plan, goal: Goal, budget: RoundBudget): Promise<void> {
     const { clusters, image, clusterBytes } = this.#volume;
-    await this.#makeRoom(plan, goal);
-    const budget = await this.#roundBudget();
+    if (plan.extendBy > 0) await this.recycler.extend(plan.extendBy);
     const rounds = cutRounds(plan, Math.max(1, Math.floor(budget.bytes / clusterBytes)));
     const roundOf = new Uint32Array(plan.sources.length);
     for (const [r, { from, to }] of rounds.entries()) roundOf.fill(r, from, to);
@@ -160,7 +190,10 @@ export class Compaction {
       await this.#round(moves, placeOf, atLeast);
       done = from;
       if (!stepsBeyond) await this.#releaseAtTheEnd(plan, goal);
-      if (this.#stop() || r + 1 === budget.rounds) return;
+      const staying = moves.sources.filter((source) => source < goal.finalClusters);
+      if (budget.nearlyFull && staying.length > 0) await this.#giveBack(staying);
+      // What a round freed makes the next ones larger.
+      if (this.#stop() || (budget.nearlyFull && (staying.length > 0 || r + 1 === ROUNDS_WHEN_FULL))) return;
     }
   }
 
@@ -205,29 +238,39 @@ export class Compaction {
     if (this.#options.runtimeAsserts) this.recycler.assertConsistent();
   }
 
-  async #makeRoom(plan: Plan, goal: Goal): Promise<void> {
-    if (plan.extendBy > 0) await this.recycler.extend(plan.extendBy);
-    const { device, map, clusterBytes } = this.#volume;
-    if ((await device.freeBytes()) > this.#options.roundBytes || !device.canPunch) return;
-    // Nearly full: junk that truncation will remove gives its blocks back now (I10).
-    const taken = new Set(plan.destinations);
-    for (let cluster = goal.finalClusters; cluster < map.clusterCount; cluster++) {
-      if (map.is(cluster, State.junk) && !taken.has(cluster)) {
-        await makeHole(
-          device,
-          cluster * clusterBytes,
-          Math.min(clusterBytes, device.lengthBytes - cluster * clusterBytes),
-        );
-      }
+  /** A round's bytes are in two places at once: less of them where the host is nearly full (I10). */
+  async #roundBudget(goal: Goal): Promise<RoundBudget> {
+    const { roundBytes } = this.#options;
+    const { device, map } = this.#volume;
+    const spare = async () => Math.floor((await device.freeBytes()) / 2);
+    if ((await spare()) >= roundBytes) return { bytes: roundBytes, forcedBytes: Infinity, nearlyFull: false };
+    // Junk that truncation will remove anyway.
+    for (let cluster = goal.finalClusters; device.canPunch && cluster < map.clusterCount; cluster++) {
+      if (map.is(cluster, State.junk)) await this.#punch(cluster);
     }
+    const bytes = await spare();
+    if (!device.canPunch) this.#forcedBytes = Math.min(this.#forcedBytes, bytes);
+    return {
+      bytes: Math.min(roundBytes, Math.max(LEAST_ROUND_BYTES, bytes)),
+      forcedBytes: Math.min(bytes, this.#forcedBytes),
+      nearlyFull: true,
+    };
   }
 
-  /** A round's bytes are in two places at once: less of them where the host is nearly full (I10). */
-  async #roundBudget(): Promise<{ bytes: number; rounds: number }> {
-    const free = await this.#volume.device.freeBytes();
-    const { roundBytes } = this.#options;
-    if (free / 2 >= roundBytes) return { bytes: roundBytes, rounds: Infinity };
-    return { bytes: Math.min(roundBytes, Math.max(LEAST_ROUND_BYTES, free / 2)), rounds: ROUNDS_WHEN_FULL };
+  /**
+   * Sources that no truncation will cut off give their blocks back here; where the host cannot punch, such moves
+   * come to an end before they have used up its room (I10).
+   */
+  async #giveBack(sources: Uint32Array): Promise<void> {
+    const { device, map, clusterBytes } = this.#volume;
+    if (!device.canPunch) this.#forcedBytes = Math.max(0, this.#forcedBytes - sources.length * clusterBytes);
+    else for (const source of sources) if (map.is(source, State.junk)) await this.#punch(source);
+  }
+
+  async #punch(cluster: number): Promise<void> {
+    const { device, clusterBytes } = this.#volume;
+    const at = cluster * clusterBytes;
+    await makeHole(device, at, Math.min(clusterBytes, device.lengthBytes - at));
   }
 
   /** Erases what stays as a pool (design 4.5): only that, since all other junk is cut off. */
@@ -271,23 +314,26 @@ export class Compaction {
  * Counts that are too high come down to the references found: for junk to 0, else in place, except where that
  * would make it 1 under an entry without the COPIED flag (the plan moves those). Also counts beyond the end.
  */
-export function reclaimLeaks({ image, clusters }: Volume): number {
+export function reclaimLeaks(volume: Volume): { found: number; pending: number } {
+  const { clusters, image } = volume;
   const { refcounts } = image;
-  let reclaimed = 0;
+  let found = 0;
+  let pending = 0;
   refcounts.dropStale();
   for (let cluster = 0; cluster < clusters.count; cluster++) {
     const refs = clusters.refs[cluster]!;
     if (refcounts.get(cluster) === refs) continue;
-    reclaimed++;
-    if (!clusters.needsFlag(cluster)) refcounts.set(cluster, refs);
+    found++;
+    if (clusters.needsFlag(cluster)) pending++;
+    else refcounts.set(cluster, refs);
   }
-  return reclaimed;
+  return { found, pending };
 }
 
-/** Live clusters beyond the limit: what will have to move, to begin with. */
-export function expectedMoves({ map }: Volume, goal: Goal): number {
+function countLeaks({ image, clusters }: Volume): number {
   let count = 0;
-  for (let cluster = goal.moveLimit; cluster < map.clusterCount; cluster++)
-    if (map.is(cluster, State.live)) count++;
+  for (let cluster = 0; cluster < clusters.count; cluster++) {
+    if (image.refcounts.get(cluster) !== clusters.refs[cluster]) count++;
+  }
   return count;
 }

@@ -2,13 +2,18 @@
  * Which cluster goes where (design 4.3). Pure: reads the map, writes nothing. Sources at the file's end and
  * holes below the limit are paired in ascending order, so that neighbours stay neighbours and copies coalesce.
  */
+import { Kind } from '../image/host-clusters.js';
 import { State } from './cluster-map.js';
 import type { Goal } from './goal.js';
 import { planRuns } from './run-planner.js';
+import { breakStandstill } from './standstill.js';
 import type { Run, Volume } from './volume.js';
 
 /** Moves of one plan at most: what bounds its memory (about 40 bytes a move). */
 export const MAX_MOVES = 1 << 20;
+
+/** So many plans more are cheaper than copying clusters twice. */
+const PLANS_TO_SPARE = 8;
 
 export interface Plan {
   /** Ascending; a run's clusters are neighbours in both arrays. */
@@ -18,6 +23,17 @@ export interface Plan {
   extendBy: number;
   /** First source clusters of the runs of several clusters: these must not be torn apart by a round. */
   runStarts: Map<number, number>;
+  /** Something found no place to step aside to: the range after the file's end needs a refcount block. */
+  lacksRange: boolean;
+}
+
+export interface PlanLimits {
+  /** Moves at most. */
+  maxMoves?: number;
+  /** Clusters that the file may grow by for the sake of refcounts. */
+  room?: number;
+  /** Moves at most that only put a refcount right: less than all while the host has no room for them (I10). */
+  mostForced?: number;
 }
 
 /** What a cluster is to the planner, beside its state. */
@@ -41,10 +57,12 @@ export interface Board {
   evict: number[];
   /** Clusters that the file must grow by. */
   extendBy: number;
+  lacksRange: boolean;
 }
 
 /** Plans the next moves towards `goal`; a plan without moves means that nothing is left to do or can be done. */
-export function planMoves(volume: Volume, goal: Goal, maxMoves = MAX_MOVES, room = MAX_MOVES): Plan {
+export function planMoves(volume: Volume, goal: Goal, limits: PlanLimits = {}): Plan {
+  const { maxMoves = MAX_MOVES, room = MAX_MOVES, mostForced = Infinity } = limits;
   const board = setUp(volume, goal);
   const runStarts = planRuns(board);
   const released = markReleased(board);
@@ -52,17 +70,13 @@ export function planMoves(volume: Volume, goal: Goal, maxMoves = MAX_MOVES, room
   const limit = Math.min(goal.moveLimit, clusterCount);
   const sources = select(Math.max(1, limit), clusterCount, (cluster) => isTailSource(board, cluster));
   const holes = select(1, limit, (cluster) => isHole(board, cluster));
-  // What must move only for its count's sake waits for holes: the file grows by one round at most (I10).
   const forced = forcedSources(board);
-  const first = [
-    ...board.evict,
-    ...forced.slice(0, Math.max(0, Math.max(holes.length, room) - board.evict.length)),
-  ];
-  if (first.length === 0 && runStarts.size === 0 && sources.length > 0 && holes.length === 0) {
-    // Every hole is held by a block that cannot be released while its range is in use: it steps aside (I8).
-    first.push(...released.filter((cluster) => cluster < limit).slice(0, 1));
-  }
+  const now = forcedAtOnce(forced.length, holes.length - board.evict.length, room);
+  const first = [...board.evict, ...forced.slice(0, Math.min(mostForced, now))];
   const used = placeFirst(board, first, holes);
+  if (board.pairs.size === 0 && (sources.length === 0 || holes.length === 0)) {
+    breakStandstill(board, released, sources);
+  }
 
   // Too few holes for now: the file's end first, so that its ranges empty from the top.
   const pairs = Math.min(sources.length, holes.length - used);
@@ -72,23 +86,75 @@ export function planMoves(volume: Volume, goal: Goal, maxMoves = MAX_MOVES, room
 }
 
 /**
+ * How many of what moves only for its count's sake moves in one plan. Each leaves a hole for the next, so that
+ * holes are enough unless they are so few that it takes many plans; then others go beyond the limit for a while,
+ * a round of them at most (I10), and are copied twice.
+ */
+function forcedAtOnce(forced: number, holes: number, room: number): number {
+  const wanted = Math.min(forced, room);
+  return Math.max(0, holes * PLANS_TO_SPARE < wanted ? wanted : Math.min(forced, holes));
+}
+
+/**
+ * Clusters that a run towards `goal` will copy, as far as the first plan tells: the file's end, tables and what
+ * stands in their windows, and what moves for its refcount's sake. More where a table has to go by a detour.
+ */
+export function expectedMoves(volume: Volume, goal: Goal, room = MAX_MOVES): number {
+  const board = setUp(volume, goal);
+  planRuns(board);
+  markReleased(board);
+  const forced = forcedSources(board).length;
+  const limit = Math.min(goal.moveLimit, volume.map.clusterCount);
+  let holes = -board.evict.length;
+  if (forced > 0) for (let cluster = 1; cluster < limit; cluster++) if (isHole(board, cluster)) holes++;
+  const twice = Math.max(0, forcedAtOnce(forced, holes, room) - Math.max(0, holes));
+  let moves = board.evict.length + forced + twice;
+  for (let cluster = limit; cluster < volume.map.clusterCount; cluster++) {
+    if (isTailSource(board, cluster)) moves++;
+  }
+  const beyond = board.runs.filter(({ first, count }) => first + count > goal.moveLimit);
+  const inRuns = beyond.reduce(
+    (sum, { kind, count }) =>
+      sum + (kind === Kind.refcountTable ? Math.min(count, goal.tableClusters) : count),
+    0,
+  );
+  return moves + Math.max(board.pairs.size, inRuns);
+}
+
+/**
  * What must step aside gets its places first, since the rest waits for the room that it makes: holes below the
  * limit, else beyond it, else new clusters at the end. Answers how many of `holes` it took.
  */
 function placeFirst(board: Board, first: number[], holes: Uint32Array): number {
-  const { clusterCount } = board.volume.map;
-  const { refcounts } = board.volume.image;
   const used = Math.min(first.length, holes.length);
   for (let i = 0; i < used; i++) board.pairs.set(first[i]!, holes[i]!);
   let beyond = board.goal.moveLimit;
   for (let i = used; i < first.length; i++) {
-    while (beyond < clusterCount && !isHole(board, beyond)) beyond++;
-    if (beyond < clusterCount) board.pairs.set(first[i]!, beyond++);
-    else if (refcounts.covers(clusterCount + board.extendBy)) {
-      board.pairs.set(first[i]!, clusterCount + board.extendBy++);
+    const place = placeBeyond(board, beyond);
+    if (place === null) {
+      // Those that found a place make room for the others.
+      board.lacksRange ||= board.pairs.size === 0;
+      break;
     }
+    board.pairs.set(first[i]!, place);
+    beyond = place + 1;
   }
   return used;
+}
+
+/** The first hole from cluster `from` on, else a new cluster at the end of the file; null where nothing describes one. */
+export function placeBeyond(board: Board, from: number, mayGrow = true): number | null {
+  const { clusterCount } = board.volume.map;
+  for (let cluster = from; cluster < clusterCount; cluster++) if (isHole(board, cluster)) return cluster;
+  return mayGrow ? atTheEnd(board, 1) : null;
+}
+
+/** New clusters at the end of the file, as far as a refcount block describes them; null where none does. */
+export function atTheEnd(board: Board, count: number): number | null {
+  const first = board.volume.map.clusterCount + board.extendBy;
+  for (let i = 0; i < count; i++) if (!board.volume.image.refcounts.covers(first + i)) return null;
+  board.extendBy += count;
+  return first;
 }
 
 /** The clusters of [from, end) that `wanted` accepts: counted first, so that the array has its exact size. */
@@ -105,7 +171,7 @@ function setUp(volume: Volume, goal: Goal): Board {
   const runs = volume.runs().filter(({ count }) => count > 1);
   for (const { first, count } of runs) marks.fill(Mark.fixed, first, first + count);
   marks[0] = Mark.fixed;
-  return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0 };
+  return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0, lacksRange: false };
 }
 
 /** Blocks beyond the goal are not moved but released, once what they describe has gone. */
@@ -136,7 +202,7 @@ function isTailSource({ volume, marks }: Board, cluster: number): boolean {
   return marks[cluster] === Mark.none && volume.map.is(cluster, State.live);
 }
 
-function isHole({ volume, marks }: Board, cluster: number): boolean {
+export function isHole({ volume, marks }: Board, cluster: number): boolean {
   return (
     marks[cluster] === Mark.none &&
     volume.map.is(cluster, State.junk) &&
@@ -154,5 +220,5 @@ function assemble(board: Board, tail: Uint32Array, holes: Uint32Array, runStarts
   for (let i = 0, next = 0; i < sources.length; i++) {
     destinations[i] = board.pairs.get(sources[i]!) ?? holes[next++]!;
   }
-  return { sources, destinations, extendBy: board.extendBy, runStarts };
+  return { sources, destinations, extendBy: board.extendBy, runStarts, lacksRange: board.lacksRange };
 }

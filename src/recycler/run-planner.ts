@@ -5,7 +5,7 @@
  */
 import { Kind } from '../image/host-clusters.js';
 import { State } from './cluster-map.js';
-import { type Board, Mark } from './planner.js';
+import { atTheEnd, type Board, Mark } from './planner.js';
 import type { Run } from './volume.js';
 
 /**
@@ -123,20 +123,17 @@ function bringToFront(board: Board): Map<number, number> {
     if (starts.has(run.first)) continue;
     let window = findWindow(board, run.count, frontEnd, marks.length);
     if (window === null || !isFree(board, window, run.count)) window = atTheEnd(board, run.count);
-    if (window === null) continue;
+    if (window === null) {
+      board.lacksRange = true;
+      continue;
+    }
     marks.fill(Mark.reserved, window, window + run.count);
     starts.set(run.first, run.count);
     for (let i = 0; i < run.count; i++) board.pairs.set(run.first + i, window + i);
   }
+  // Nothing is gained by clearing the front for tables that cannot leave it.
+  if (board.lacksRange && starts.size === 0) board.evict.length = 0;
   return starts;
-}
-
-/** New clusters at the end of the file, as far as a refcount block describes them. */
-function atTheEnd(board: Board, count: number): number | null {
-  const first = board.volume.map.clusterCount + board.extendBy;
-  for (let i = 0; i < count; i++) if (!board.volume.image.refcounts.covers(first + i)) return null;
-  board.extendBy += count;
-  return first;
 }
 
 function isFree(board: Board, first: number, count: number): boolean {

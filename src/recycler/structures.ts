@@ -23,10 +23,34 @@ export async function createMissingBlocks(recycler: Recycler, goal: Goal): Promi
   const { refcounts } = volume.image;
   const missing: number[] = [];
   for (let i = 0; i < goal.blockCount; i++) if ((refcounts.blocks[i] ?? 0) === 0) missing.push(i);
-  if (missing.length === 0) return 0;
-  const cells = missing.map((index) => index * refcounts.perBlock);
+  await createBlocks(recycler, missing);
+  return missing.length;
+}
+
+/** The first range after the file's end that has no refcount block; null where the table has no entry for it. */
+export function nextRange({ image, map }: Volume): number | null {
+  const { blocks, perBlock } = image.refcounts;
+  const index = blocks.indexOf(0, Math.ceil(map.clusterCount / perBlock));
+  return index < 0 ? null : index;
+}
+
+/**
+ * Lets the file grow into the next range, which gets a refcount block: room for what must step aside where all
+ * that is described is in use. The block is released like any other when its range is free again.
+ */
+export async function describeRange(recycler: Recycler, index: number): Promise<void> {
+  const { map, image } = recycler.volume;
+  await recycler.extend(index * image.refcounts.perBlock + 1 - map.clusterCount);
+  await createBlocks(recycler, [index]);
+}
+
+async function createBlocks(recycler: Recycler, indices: number[]): Promise<void> {
+  if (indices.length === 0) return;
+  const { volume } = recycler;
+  const { refcounts } = volume.image;
+  const cells = indices.map((index) => index * refcounts.perBlock);
   volume.map.transition(cells, State.junk, State.held);
-  for (const [k, index] of missing.entries()) {
+  for (const [k, index] of indices.entries()) {
     refcounts.addBlock(index, cells[k]! * volume.clusterBytes);
     volume.clusters.setKind(cells[k]!, Kind.refcountBlock);
     volume.clusters.refs[cells[k]!] = 1;
@@ -34,8 +58,7 @@ export async function createMissingBlocks(recycler: Recycler, goal: Goal): Promi
   }
   await recycler.flush();
   volume.map.transition(cells, State.held, State.live);
-  await writeTableSectors(volume, missing);
-  return missing.length;
+  await writeTableSectors(volume, indices);
 }
 
 async function writeTableSectors(volume: Volume, indices: number[]): Promise<void> {

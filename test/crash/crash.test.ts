@@ -15,9 +15,11 @@ const SUBSETS_OF_A_KIND = 400;
 const tally = new CrashTally(temporaryDirectory());
 
 describe('a crash in a run on an image with', () => {
-  test.each(KINDS)('$name', async ({ name, image, options, erase, happened }) => {
+  test.each(KINDS)('$name', async ({ name, image, options, freeBytes, erase, happened }) => {
     const initial = image.build();
-    const run = erase ? await recordErasing(initial, erase) : await recordCompaction(initial, options);
+    const run = erase
+      ? await recordErasing(initial, erase)
+      : await recordCompaction(initial, options, freeBytes);
     expect(happened(run.initial, run.final)).toBe(true);
     await tally.judge(run, { seed: SEED, subsetsPerWindow: SUBSETS_OF_A_KIND, description: name });
   });

@@ -9,6 +9,8 @@ export interface Kind {
   name: string;
   image: ImageBuilder;
   options?: Options;
+  /** Bytes that the host has left; default plenty. */
+  freeBytes?: number;
   /** Erases only, with these options, instead of compacting. */
   erase?: EraseOptions;
   /** That the run did what the kind is here for. */
@@ -195,6 +197,22 @@ export const KINDS: Kind[] = [
     image: small().writeRange(0, 20).snapshot('a').deleteSnapshot('a', { interrupted: true }),
     options: { roundBytes: 2048 },
     happened: leaksGone,
+  },
+  {
+    name: 'leaks that need the COPIED flag, and a host with room for four clusters',
+    image: small()
+      .writeRange(0, 24)
+      .snapshot('a')
+      .deleteSnapshot('a', { interrupted: true })
+      .layout({ shuffle: true, junk: 12, zeroJunk: true }),
+    freeBytes: 4096,
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'leaks that need the COPIED flag, in a full range: the next one gets a refcount block for a while',
+    image: small({ refcountOrder: 6 }).writeRange(0, 59).layout({ overcounted: 12 }),
+    options: { roundBytes: 2048 },
+    happened: both(leaksGone, (before, after) => before.length === 64 * 512 && after.length === 64 * 512),
   },
   {
     name: 'a move that an earlier crash left half done',

@@ -17,8 +17,9 @@ export interface RecordedRun {
 export async function recordCompaction(
   initial: Uint8Array,
   options: Options = {},
+  freeBytes?: number,
 ): Promise<RecordedRun & { result: CompactResult }> {
-  const memory = new MemoryDevice(initial);
+  const memory = new MemoryDevice(initial, { freeBytes });
   const recording = new RecordingDevice(memory);
   const result = await compactDevice(recording, options);
   return { initial, log: recording.log, final: memory.bytes(), result };

@@ -58,8 +58,12 @@ interface FaultyRun {
   error: unknown;
 }
 
-async function runWith(initial: Uint8Array, { options, erase }: Kind, fault: Fault): Promise<FaultyRun> {
-  const memory = new MemoryDevice(initial);
+async function runWith(
+  initial: Uint8Array,
+  { options, freeBytes, erase }: Kind,
+  fault: Fault,
+): Promise<FaultyRun> {
+  const memory = new MemoryDevice(initial, { freeBytes });
   const recording = new RecordingDevice(memory);
   const device = new FlushWatch(recording, fault);
   const run: Promise<unknown> = erase
@@ -184,13 +188,13 @@ class AbortingDevice extends FaultDevice {
 }
 
 describe('aborted after each operation', () => {
-  test.each(FAULT_KINDS)('on an image with $name', async ({ image: builder, options, erase }) => {
+  test.each(FAULT_KINDS)('on an image with $name', async ({ image: builder, options, freeBytes, erase }) => {
     const initial = builder.build();
     const judge = new Judge(initial);
     let interrupted = 0;
     let judged = initial;
     for (let abortAfter = 1; ; abortAfter++) {
-      const device = new AbortingDevice(new MemoryDevice(initial), abortAfter);
+      const device = new AbortingDevice(new MemoryDevice(initial, { freeBytes }), abortAfter);
       const { signal } = device.controller;
       const { outcome } = erase
         ? await eraseDevice(device, { ...erase, signal, runtimeAsserts: true })

@@ -75,7 +75,7 @@ export async function movesFor(
 
 /** The moves of one whole plan as one round. */
 export async function plannedMoves(rig: Rig, maxMoves?: number): Promise<Moves> {
-  const { sources, destinations, extendBy } = planMoves(rig.volume, goalFor(rig.volume, 0), maxMoves);
+  const { sources, destinations, extendBy } = planMoves(rig.volume, goalFor(rig.volume, 0), { maxMoves });
   if (extendBy > 0) await rig.recycler.extend(extendBy);
   return movesFor(
     rig,
