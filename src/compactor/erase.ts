@@ -2,7 +2,7 @@
 import type { BlockDevice } from '../device/block-device.js';
 import { requireSound } from '../image/walk.js';
 import { State } from '../recycler/cluster-map.js';
-import { reclaimLeaks } from '../recycler/compaction.js';
+import { reclaimLeaks } from '../recycler/leaks.js';
 import { eraseInterval } from '../recycler/eraser.js';
 import { Recycler } from '../recycler/recycler.js';
 import { Volume } from '../recycler/volume.js';

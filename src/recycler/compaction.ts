@@ -5,20 +5,18 @@
 import { Kind } from '../image/host-clusters.js';
 import { amountToErase, eraseInterval } from './eraser.js';
 import { type Goal, goalFor } from './goal.js';
+import { HostRoom, type RoundBudget } from './host-room.js';
+import { countLeaks, reclaimLeaks } from './leaks.js';
 import { Moves, indexIn } from './moves.js';
 import { expectedMoves, type Plan, type PlanLimits, planMoves } from './planner.js';
 import { Recycler } from './recycler.js';
 import { cutRounds, reachOf } from './rounds.js';
 import { collectSlots } from './slot-collector.js';
 import { createMissingBlocks, describeRange, nextRange, releaseUnneeded } from './structures.js';
-import { State } from './cluster-map.js';
 import { assertInSync } from './sync-check.js';
 import type { Volume } from './volume.js';
-import { makeHole } from './zeroes.js';
 
 export const DEFAULT_ROUND_BYTES = 256 << 20;
-/** A round is not worth its two barriers below this, unless the host has less room. */
-const LEAST_ROUND_BYTES = 1 << 20;
 /** While the host is nearly full a plan has this many rounds: what they free makes the next ones larger. */
 const ROUNDS_WHEN_FULL = 8;
 /** A fixpoint is met after a few plans; more than this is a defect of the planner, not of the image. */
@@ -47,19 +45,12 @@ export interface CompactionReport {
   excess: number;
 }
 
-interface RoundBudget {
-  /** Most bytes of a round. */
-  bytes: number;
-  /** Most bytes of a plan's moves that only put refcounts right: they do not shorten the file. */
-  forcedBytes: number;
-  nearlyFull: boolean;
-}
-
 /** One run over one volume. */
 export class Compaction {
   readonly recycler: Recycler;
   readonly #volume: Volume;
   readonly #options: CompactionOptions;
+  readonly #room: HostRoom;
   readonly #report: CompactionReport = {
     interrupted: false,
     rounds: 0,
@@ -69,14 +60,13 @@ export class Compaction {
     excess: 0,
   };
   #bytesTotal = 0;
-  /** What moves that only put refcounts right may still use of a nearly full host that cannot punch. */
-  #forcedBytes = Infinity;
   #wroteSinceBarrier = false;
   #bytesCopied = 0;
 
   constructor(volume: Volume, options: CompactionOptions) {
     this.#volume = volume;
     this.#options = options;
+    this.#room = new HostRoom(volume, options.roundBytes);
     this.recycler = new Recycler(volume, {
       onCopied: (bytes) => {
         this.#bytesCopied += bytes;
@@ -120,7 +110,7 @@ export class Compaction {
       if (!described) await this.#fitStructures();
       if (this.#stop()) return;
       const goal = this.#goal();
-      const budget = await this.#roundBudget(goal);
+      const budget = await this.#room.budget(goal);
       const plan = planMoves(this.#volume, goal, this.#planLimits(budget, described));
       const added: number | null = plan.lacksRange && !described ? nextRange(this.#volume) : null;
       described = added !== null;
@@ -191,7 +181,7 @@ export class Compaction {
       done = from;
       if (!stepsBeyond) await this.#releaseAtTheEnd(plan, goal);
       const staying = moves.sources.filter((source) => source < goal.finalClusters);
-      if (budget.nearlyFull && staying.length > 0) await this.#giveBack(staying);
+      if (budget.nearlyFull && staying.length > 0) await this.#room.giveBack(staying);
       // What a round freed makes the next ones larger.
       if (this.#stop() || (budget.nearlyFull && (staying.length > 0 || r + 1 === ROUNDS_WHEN_FULL))) return;
     }
@@ -238,41 +228,6 @@ export class Compaction {
     if (this.#options.runtimeAsserts) this.recycler.assertConsistent();
   }
 
-  /** A round's bytes are in two places at once: less of them where the host is nearly full (I10). */
-  async #roundBudget(goal: Goal): Promise<RoundBudget> {
-    const { roundBytes } = this.#options;
-    const { device, map } = this.#volume;
-    const spare = async () => Math.floor((await device.freeBytes()) / 2);
-    if ((await spare()) >= roundBytes) return { bytes: roundBytes, forcedBytes: Infinity, nearlyFull: false };
-    // Junk that truncation will remove anyway.
-    for (let cluster = goal.finalClusters; device.canPunch && cluster < map.clusterCount; cluster++) {
-      if (map.is(cluster, State.junk)) await this.#punch(cluster);
-    }
-    const bytes = await spare();
-    if (!device.canPunch) this.#forcedBytes = Math.min(this.#forcedBytes, bytes);
-    return {
-      bytes: Math.min(roundBytes, Math.max(LEAST_ROUND_BYTES, bytes)),
-      forcedBytes: Math.min(bytes, this.#forcedBytes),
-      nearlyFull: true,
-    };
-  }
-
-  /**
-   * Sources that no truncation will cut off give their blocks back here; where the host cannot punch, such moves
-   * come to an end before they have used up its room (I10).
-   */
-  async #giveBack(sources: Uint32Array): Promise<void> {
-    const { device, map, clusterBytes } = this.#volume;
-    if (!device.canPunch) this.#forcedBytes = Math.max(0, this.#forcedBytes - sources.length * clusterBytes);
-    else for (const source of sources) if (map.is(source, State.junk)) await this.#punch(source);
-  }
-
-  async #punch(cluster: number): Promise<void> {
-    const { device, clusterBytes } = this.#volume;
-    const at = cluster * clusterBytes;
-    await makeHole(device, at, Math.min(clusterBytes, device.lengthBytes - at));
-  }
-
   /** Erases what stays as a pool (design 4.5): only that, since all other junk is cut off. */
   async #fillPool(): Promise<void> {
     const { keepErased, punch } = this.#options;
@@ -308,32 +263,4 @@ export class Compaction {
       // The first error is the one to report; the image is valid either way.
     }
   }
-}
-
-/**
- * Counts that are too high come down to the references found: for junk to 0, else in place, except where that
- * would make it 1 under an entry without the COPIED flag (the plan moves those). Also counts beyond the end.
- */
-export function reclaimLeaks(volume: Volume): { found: number; pending: number } {
-  const { clusters, image } = volume;
-  const { refcounts } = image;
-  let found = 0;
-  let pending = 0;
-  refcounts.dropStale();
-  for (let cluster = 0; cluster < clusters.count; cluster++) {
-    const refs = clusters.refs[cluster]!;
-    if (refcounts.get(cluster) === refs) continue;
-    found++;
-    if (clusters.needsFlag(cluster)) pending++;
-    else refcounts.set(cluster, refs);
-  }
-  return { found, pending };
-}
-
-function countLeaks({ image, clusters }: Volume): number {
-  let count = 0;
-  for (let cluster = 0; cluster < clusters.count; cluster++) {
-    if (image.refcounts.get(cluster) !== clusters.refs[cluster]) count++;
-  }
-  return count;
 }

@@ -8,6 +8,9 @@ import { State } from './cluster-map.js';
 import { atTheEnd, type Board, Mark } from './planner.js';
 import type { Run } from './volume.js';
 
+/** Windows that one plan clears: each is a search through the whole file, and the next plan goes on. */
+const MOST_CLEARED = 64;
+
 /**
  * Plans the runs that reach beyond the limit. Fills `board.pairs` with those that can move now and
  * `board.evict` with the single clusters that stand in a window. Answers source start -> length.
@@ -19,9 +22,19 @@ export function planRuns(board: Board): Map<number, number> {
     .filter((run) => run.first + run.count > goal.moveLimit && !awaitsShrinking(board, run))
     // The longest first: windows for them are the scarcest.
     .sort((a, b) => b.count - a.count || a.first - b.first);
+  const end = Math.min(goal.moveLimit, board.marks.length);
+  /** Length of a run -> where the next free window of that length can begin: what lies before has been looked at. */
+  const freeFrom = new Map<number, number>();
+  let cleared = 0;
   for (const run of wanted) {
-    const window = findWindow(board, run.count, 1, Math.min(goal.moveLimit, board.marks.length));
-    if (window === null) return bringToFront(board);
+    const from = freeFrom.get(run.count) ?? 1;
+    let window = findWindow(board, run.count, from, end);
+    if (window === null || !isFree(board, window, run.count)) {
+      freeFrom.set(run.count, end);
+      if (cleared++ === MOST_CLEARED) break;
+      if (from > 1) window = findWindow(board, run.count, 1, end);
+      if (window === null) return bringToFront(board);
+    } else freeFrom.set(run.count, window + run.count);
     claim(board, window, run, starts);
   }
   return starts;

@@ -6,7 +6,7 @@ import { type Operation, RecordingDevice } from '../../src/device/recording-devi
 import { openImage } from '../../src/image/image.js';
 import { requireSound, walk } from '../../src/image/walk.js';
 import { State } from '../../src/recycler/cluster-map.js';
-import { reclaimLeaks } from '../../src/recycler/compaction.js';
+import { reclaimLeaks } from '../../src/recycler/leaks.js';
 import { type Goal, goalFor } from '../../src/recycler/goal.js';
 import { Moves } from '../../src/recycler/moves.js';
 import { planMoves } from '../../src/recycler/planner.js';
