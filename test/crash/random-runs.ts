@@ -1,10 +1,12 @@
 /** Recorded runs over small random images. */
 import { Random } from '../support/random.js';
 import { randomImage } from '../support/random-image.js';
+import { fullRanges } from '../support/tight-image.js';
 import { type RecordedRun, recordCompaction, recordErasing } from './recorded-run.js';
 
 export async function randomRun(seed: number): Promise<RecordedRun & { description: string }> {
   const random = new Random(seed ^ 0xc4a54);
+  if (random.chance(0.05)) return tightRun(seed, random);
   const clusterBits = random.pick([9, 9, 9, 9, 9, 9, 9, 10, 11, 12]);
   const clusterBytes = 2 ** clusterBits;
   const image = randomImage(seed, {
@@ -30,4 +32,13 @@ export async function randomRun(seed: number): Promise<RecordedRun & { descripti
   } catch (error) {
     throw new Error(`seed ${seed}: ${description}`, { cause: error });
   }
+}
+
+async function tightRun(seed: number, random: Random): Promise<RecordedRun & { description: string }> {
+  const { bytes, description } = fullRanges(seed);
+  const options = { roundBytes: random.pick([4, 1000]) * 512 };
+  return {
+    ...(await recordCompaction(bytes, options)),
+    description: `compactDevice ${JSON.stringify(options)}\n  full ranges ${description}`,
+  };
 }
