@@ -1,6 +1,6 @@
 /** What the user should know beside the figures, one line each. */
 
-import type { BlockDevice } from '../device/block-device.js';
+import type { MeteredDevice } from '../device/metered-device.js';
 
 /** Below this share of the file there is little to reclaim. */
 const LITTLE = 0.01;
@@ -18,11 +18,14 @@ export function littleToReclaim(
   ];
 }
 
-/** Whether to punch: only where it was asked for and the host can; adds a notice where it cannot. */
-export function decidePunch(asked: boolean | undefined, device: BlockDevice, notices: string[]): boolean {
+/**
+ * Whether to punch where the host can. That is asked when there is something to punch, since the question
+ * changes the times of the file; the notice comes where the answer is no.
+ */
+export function decidePunch(asked: boolean | undefined, device: MeteredDevice, notices: string[]): boolean {
   if (asked !== true) return false;
-  if (!device.canPunch) notices.push(CANNOT_PUNCH);
-  return device.canPunch;
+  device.onCannotPunch = () => notices.push(CANNOT_PUNCH);
+  return true;
 }
 
 const CANNOT_PUNCH =
