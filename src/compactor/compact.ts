@@ -4,7 +4,7 @@ import { requireSound } from '../image/walk.js';
 import { Compaction, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
 import { goalFor } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
-import { decidePunch, littleToReclaim } from './notices.js';
+import { decidePunch, excessRemains, littleToReclaim } from './notices.js';
 import { requireBytes, requireClusterCount } from './options.js';
 import { planFigures } from './plan.js';
 import { beginSession, secondsSince, withImageFile } from './session.js';
@@ -55,16 +55,11 @@ export async function compactDevice(
   });
   const report = await compaction.run();
   const lengthAfter = device.lengthBytes;
-  if (report.excess > 0) {
-    notices.push(
-      `${report.excess} clusters could not be moved: the tables lie so that no run of free clusters fits them`,
-    );
-  }
+  notices.push(...excessRemains(report.excess));
   const outcome = report.interrupted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'compacted';
   if (outcome !== 'interrupted') {
-    notices.push(
-      ...littleToReclaim(lengthBefore, lengthAfter, figures.clusters.live, figures.clusters.total),
-    );
+    const { live, total } = figures.clusters;
+    if (report.excess === 0) notices.push(...littleToReclaim(lengthBefore, lengthAfter, live, total));
     const bytes = report.bytesMoved;
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: bytes, bytesTotal: bytes });
   }
@@ -77,6 +72,7 @@ export async function compactDevice(
     referencesUpdated: compaction.recycler.referencesUpdated,
     clustersErased: compaction.recycler.clustersErased,
     leaksReclaimed: report.leaksReclaimed,
+    excessClusters: report.excess,
     rounds: report.rounds,
     barriers: session.device.barriers,
     bytesWritten: session.device.bytesWritten,

@@ -18,6 +18,15 @@ export function littleToReclaim(
   ];
 }
 
+/** The layout defeats the planner, which is no fault of the image and no lack of discarding in the guest. */
+export function excessRemains(excess: number): string[] {
+  if (excess === 0) return [];
+  return [
+    `${excess} cluster${excess === 1 ? '' : 's'} beyond the goal remain${excess === 1 ? 's' : ''}: no place fits the ` +
+      'tables that stand there; the image is valid, only longer than it could be',
+  ];
+}
+
 /**
  * Whether to punch where the host can. That is asked when there is something to punch, since the question
  * changes the times of the file; the notice comes where the answer is no.
