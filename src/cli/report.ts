@@ -24,7 +24,12 @@ export function reportLines(path: string, finished: Finished, colors: Colors): s
 }
 
 function compactLine(result: CompactResult, colors: Colors): string {
-  if (result.outcome === 'clean') return `${humanBytes(result.lengthAfter)}, already compact`;
+  if (result.outcome === 'clean') {
+    const excess = countOf(result.excessClusters, 'cluster');
+    const state =
+      result.excessClusters === 0 ? 'already compact' : `nothing more can be moved, ${excess} too long`;
+    return `${humanBytes(result.lengthAfter)}, ${state}`;
+  }
   const parts = [
     `${lengths(result)} (${gain('reclaimed', result, colors)})`,
     `moved ${humanBytes(result.bytesMoved)} in ${humanDuration(result.seconds)}`,

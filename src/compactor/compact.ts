@@ -4,7 +4,7 @@ import { requireSound } from '../image/walk.js';
 import { Compaction, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
 import { goalFor } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
-import { decidePunch, littleToReclaim } from './notices.js';
+import { decidePunch, excessRemains, leaksRemain, littleToReclaim } from './notices.js';
 import { requireBytes, requireClusterCount } from './options.js';
 import { planFigures } from './plan.js';
 import { beginSession, secondsSince, withImageFile } from './session.js';
@@ -55,22 +55,12 @@ export async function compactDevice(
   });
   const report = await compaction.run();
   const lengthAfter = device.lengthBytes;
-  if (report.excess > 0) {
-    notices.push(
-      `${report.excess} clusters could not be moved: the tables lie so that no run of free clusters fits them`,
-    );
-  }
-  if (report.leaksLeft > 0 && !report.interrupted) {
-    notices.push(
-      `${report.leaksLeft} clusters keep a refcount that is too high: only a move puts it right, and there was no ` +
-        'room for one; free some space on the host and run it again',
-    );
-  }
+  notices.push(...excessRemains(report.excess));
+  if (!report.interrupted) notices.push(...leaksRemain(report.leaksLeft));
   const outcome = report.interrupted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'compacted';
   if (outcome !== 'interrupted') {
-    notices.push(
-      ...littleToReclaim(lengthBefore, lengthAfter, figures.clusters.live, figures.clusters.total),
-    );
+    const { live, total } = figures.clusters;
+    if (report.excess === 0) notices.push(...littleToReclaim(lengthBefore, lengthAfter, live, total));
     const bytes = report.bytesMoved;
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: bytes, bytesTotal: bytes });
   }
@@ -83,6 +73,7 @@ export async function compactDevice(
     referencesUpdated: compaction.recycler.referencesUpdated,
     clustersErased: compaction.recycler.clustersErased,
     leaksReclaimed: report.leaksReclaimed,
+    excessClusters: report.excess,
     rounds: report.rounds,
     barriers: session.device.barriers,
     bytesWritten: session.device.bytesWritten,

@@ -48,10 +48,15 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
     const { clusters, holes: found } = await recycler.erase(Math.min(perStep, wanted - done), punch);
     step(clusters, found);
   }
-  // The end of the file that no refcount block describes is junk too.
+  // The end of the file that no refcount block describes is junk too. Holes in it may be of any length.
   for (let at = image.mappedClusters; at < image.fileClusters && done < wanted && !stopped();) {
-    const count = Math.min(perStep, wanted - done, image.fileClusters - at);
-    step(count, await eraseInterval(session.device, at * clusterBytes, count, clusterBytes, punch));
+    const most = Math.min(wanted - done, image.fileClusters - at);
+    const hole = holeAt(session.device, at, most, clusterBytes);
+    const count = hole > 0 ? hole : Math.min(perStep, most);
+    step(
+      count,
+      hole > 0 ? hole : await eraseInterval(session.device, at * clusterBytes, count, clusterBytes, punch),
+    );
     at += count;
   }
   await recycler.writeCounts();
@@ -69,9 +74,15 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
     clustersErased: done,
     clustersAlreadyHoles: holes,
     bytesWritten: session.device.bytesWritten,
-    method: punch ? 'punch' : 'write',
+    method: punch && !session.device.cannotPunch ? 'punch' : 'write',
     leaksReclaimed: leaks.found - leaks.pending,
     notices,
     seconds: secondsSince(startedAt),
   };
+}
+
+/** How many whole clusters from `first` on are a hole of the host file, of at most `count`. */
+function holeAt(device: BlockDevice, first: number, count: number, clusterBytes: number): number {
+  const data = device.dataExtent(first * clusterBytes, (first + count) * clusterBytes);
+  return data === null ? count : Math.floor(data.start / clusterBytes) - first;
 }

@@ -1,14 +1,13 @@
 /** What the host answers, in the words and codes of this tool. */
+import { isHostFull } from '../device/system-error.js';
 import { QcowError } from '../errors.js';
-
-const FULL = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
 /** A failure of the host as a QcowError; everything else, programming errors included, as it is. */
 export function translateHostError(error: unknown): unknown {
   if (error instanceof QcowError || !(error instanceof Error)) return error;
   const { code, syscall } = error as NodeJS.ErrnoException;
   if (typeof code !== 'string' || syscall === undefined) return error;
-  if (FULL.has(code)) {
+  if (isHostFull(error)) {
     return new QcowError('NO_SPACE', `the host's file system is full (${code} on ${syscall})`, {
       hint: 'the image is valid and keeps what was gained; free some space and run it again',
       cause: error,

@@ -1,6 +1,6 @@
 /** What the user should know beside the figures, one line each. */
 
-import type { BlockDevice } from '../device/block-device.js';
+import type { MeteredDevice } from '../device/metered-device.js';
 
 /** Below this share of the file there is little to reclaim. */
 const LITTLE = 0.01;
@@ -18,11 +18,32 @@ export function littleToReclaim(
   ];
 }
 
-/** Whether to punch: only where it was asked for and the host can; adds a notice where it cannot. */
-export function decidePunch(asked: boolean | undefined, device: BlockDevice, notices: string[]): boolean {
+/** The layout defeats the planner, which is no fault of the image and no lack of discarding in the guest. */
+export function excessRemains(excess: number): string[] {
+  if (excess === 0) return [];
+  return [
+    `${excess} cluster${excess === 1 ? '' : 's'} beyond the goal remain${excess === 1 ? 's' : ''}: no place fits the ` +
+      'tables that stand there; the image is valid, only longer than it could be',
+  ];
+}
+
+/** Refcounts that only a move can put right, and no room for one. */
+export function leaksRemain(leaks: number): string[] {
+  if (leaks === 0) return [];
+  return [
+    `${leaks} cluster${leaks === 1 ? ' keeps a refcount that is' : 's keep refcounts that are'} too high: only a move ` +
+      'puts that right, and there was no room for one; free some space on the host and run it again',
+  ];
+}
+
+/**
+ * Whether to punch where the host can. That is asked when there is something to punch, since the question
+ * changes the times of the file; the notice comes where the answer is no.
+ */
+export function decidePunch(asked: boolean | undefined, device: MeteredDevice, notices: string[]): boolean {
   if (asked !== true) return false;
-  if (!device.canPunch) notices.push(CANNOT_PUNCH);
-  return device.canPunch;
+  device.onCannotPunch = () => notices.push(CANNOT_PUNCH);
+  return true;
 }
 
 const CANNOT_PUNCH =

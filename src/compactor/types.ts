@@ -69,6 +69,8 @@ export interface CompactResult extends PlanResult {
   referencesUpdated: number;
   clustersErased: number;
   leaksReclaimed: number;
+  /** Clusters of the file beyond the least that the image needs: 0 unless no place fits a table that stands there. */
+  excessClusters: number;
   rounds: number;
   barriers: number;
   /** All bytes written to the file, metadata included. */

@@ -30,7 +30,9 @@ export interface BlockDevice {
    * [offset, end) is a hole. A host that does not know its holes answers the whole range.
    */
   dataExtent(offset: number, end: number): ByteRange | null;
-  /** True where `punch` can work on this host; decided once, by a probe that changes nothing. */
+  /** Bytes of the host's blocks: less than a whole one is never deallocated, only zeroed. */
+  readonly blockBytes: number;
+  /** True where `punch` can work on this host; decided once, by a probe that changes the file's times only. */
   readonly canPunch: boolean;
   /** Deallocates [offset, offset + length): it reads as zeroes afterwards. Rejects where the host cannot. */
   punch(offset: number, lengthBytes: number): Promise<void>;

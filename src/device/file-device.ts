@@ -49,9 +49,13 @@ const HOST_CALLS: FileCalls = {
 /** Linux moves at most 2 GiB - 4 KiB in one call. */
 const MAX_TRANSFER_BYTES = 1024 * 1024 * 1024;
 
+/** Largest block of a file system on Linux (that of the largest page). */
+const MAX_BLOCK_BYTES = 65536;
+
 export class FileDevice implements BlockDevice {
   readonly #fd: number;
   readonly #path: string;
+  readonly blockBytes: number;
   readonly #calls: FileCalls;
   readonly #onClose: () => void;
   readonly #inFlight = new Set<Promise<void>>();
@@ -66,7 +70,10 @@ export class FileDevice implements BlockDevice {
     this.#path = path;
     this.#calls = { ...HOST_CALLS, ...options.calls };
     this.#onClose = options.onClose ?? (() => undefined);
-    this.#lengthBytes = fs.fstatSync(fd).size;
+    const { size, blksize } = fs.fstatSync(fd);
+    this.#lengthBytes = size;
+    // NFS answers what it likes to transfer at once.
+    this.blockBytes = Math.min(blksize, MAX_BLOCK_BYTES);
   }
 
   get lengthBytes(): number {

@@ -12,6 +12,10 @@ export class ForwardingDevice implements BlockDevice {
     return this.inner.lengthBytes;
   }
 
+  get blockBytes(): number {
+    return this.inner.blockBytes;
+  }
+
   get canPunch(): boolean {
     return this.inner.canPunch;
   }

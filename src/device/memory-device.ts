@@ -8,12 +8,15 @@ const SECTOR_BYTES = 512;
 export interface MemoryDeviceOptions {
   /** False: `punch` rejects with EOPNOTSUPP. Default true. */
   canPunch?: boolean;
+  /** Default one sector. */
+  blockBytes?: number;
   /** What `freeBytes` answers; default Infinity. */
   freeBytes?: number;
 }
 
 export class MemoryDevice implements BlockDevice {
   readonly canPunch: boolean;
+  readonly blockBytes: number;
   readonly #freeBytes: number;
   /** Capacity in whole sectors; everything from `#lengthBytes` on is zero. */
   #content: Uint8Array;
@@ -28,6 +31,7 @@ export class MemoryDevice implements BlockDevice {
     this.#allocated = new Uint8Array(sectorCount).fill(1);
     this.#lengthBytes = initial.length;
     this.canPunch = options.canPunch ?? true;
+    this.blockBytes = options.blockBytes ?? SECTOR_BYTES;
     this.#freeBytes = options.freeBytes ?? Infinity;
   }
 
@@ -89,9 +93,10 @@ export class MemoryDevice implements BlockDevice {
     const end = Math.min(offset + lengthBytes, this.#lengthBytes);
     if (offset >= end) return Promise.resolve();
     this.#content.fill(0, offset, end);
-    const firstWhole = Math.ceil(offset / SECTOR_BYTES);
+    const sectors = this.blockBytes / SECTOR_BYTES;
+    const firstWhole = Math.ceil(offset / this.blockBytes) * sectors;
     const endWhole =
-      end === this.#lengthBytes ? Math.ceil(end / SECTOR_BYTES) : Math.floor(end / SECTOR_BYTES);
+      end === this.#lengthBytes ? Math.ceil(end / SECTOR_BYTES) : Math.floor(end / this.blockBytes) * sectors;
     if (firstWhole < endWhole) this.#allocated.fill(0, firstWhole, endWhole);
     return Promise.resolve();
   }

@@ -7,6 +7,19 @@ export class MeteredDevice extends ForwardingDevice {
   barriers = 0;
   /** Writes, punches and truncations: 0 means that the file was not touched. */
   changes = 0;
+  /** The host was asked whether it can punch, and cannot. */
+  cannotPunch = false;
+  /** Called once, when that is known. */
+  onCannotPunch: () => void = () => undefined;
+
+  override get canPunch(): boolean {
+    const can = this.inner.canPunch;
+    if (!can && !this.cannotPunch) {
+      this.cannotPunch = true;
+      this.onCannotPunch();
+    }
+    return can;
+  }
 
   override async read(target: Uint8Array, offset: number): Promise<void> {
     await this.inner.read(target, offset);

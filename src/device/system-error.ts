@@ -3,6 +3,8 @@
 import { constants } from 'node:os';
 import { getSystemErrorMap } from 'node:util';
 
+const HOST_FULL = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
+
 /** An error as Node's fs would raise it: `EIO: i/o error, write` with `code`, `errno` and `syscall`. */
 export function systemError(code: string, syscall: string): NodeJS.ErrnoException {
   const number = errnoOf(code);
@@ -19,6 +21,11 @@ export function systemError(code: string, syscall: string): NodeJS.ErrnoExceptio
 export function errorCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || !('code' in error)) return undefined;
   return typeof error.code === 'string' ? error.code : undefined;
+}
+
+/** The host cannot hold more: its disk, the owner's quota or the longest file of its file system is reached. */
+export function isHostFull(error: unknown): boolean {
+  return HOST_FULL.has(errorCode(error) ?? '');
 }
 
 /** `no such file or directory (ENOENT)`: the host's reason without call and path. */

@@ -2,6 +2,7 @@
  * The recycler run to a fixpoint without clients (design 4, recycler contract C69): plan, rounds, plan again,
  * until a plan moves nothing.
  */
+import { isHostFull } from '../device/system-error.js';
 import { Kind } from '../image/host-clusters.js';
 import { amountToErase, eraseInterval } from './eraser.js';
 import { type Goal, goalFor } from './goal.js';
@@ -254,8 +255,7 @@ export class Compaction {
    */
   async #settle(error: unknown): Promise<void> {
     if (this.recycler.failure !== null) return;
-    if ((error as { code?: unknown }).code !== 'ENOSPC' && (error as { code?: unknown }).code !== 'EDQUOT')
-      return;
+    if (!isHostFull(error)) return;
     try {
       await this.#shorten(0);
       await this.recycler.flush();

@@ -2,7 +2,7 @@
  * Copies what moves: data as it is, tables with their entries already substituted (design 4.4, "copy").
  * Locks: shared on the source, then exclusive on the destination (C24).
  */
-import { SECTOR } from '../device/block-device.js';
+import { type BlockDevice, SECTOR } from '../device/block-device.js';
 import { Kind } from '../image/host-clusters.js';
 import { substituteEntries, substituteSnapshots } from '../image/substitute.js';
 import { viewOf, writeWord } from '../format/words.js';
@@ -10,6 +10,7 @@ import type { RangeLocks } from './locks.js';
 import { type Extent, MoveState, type Moves } from './moves.js';
 import type { Run, Volume } from './volume.js';
 import { State } from './cluster-map.js';
+import { SourceData } from './source-data.js';
 import { makeHole } from './zeroes.js';
 
 /** Neighbours are copied in pieces of this much; four are under way: copying is bound by latency. */
@@ -29,12 +30,19 @@ export async function copyMoves(
   const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
   const kindOf = (source: number) => clusters.kind(source);
 
-  const pieces = moves.extents(perPiece, (source) => kindOf(source) === Kind.data);
+  const pieces = [...moves.extents(perPiece, (source) => kindOf(source) === Kind.data)];
+  const data = new SourceData(
+    volume.device,
+    pieces.map(({ source, count }) => ({
+      start: source * clusterBytes,
+      end: (source + count) * clusterBytes,
+    })),
+  );
   await inParallel(
     pieces,
     (extent, buffer) =>
       copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
-        copyData(volume, from, to, buffer.subarray(0, length)),
+        copyData(volume.device, data, from, to, buffer.subarray(0, length)),
       ),
     perPiece * clusterBytes,
   );
@@ -136,15 +144,20 @@ async function copyExtent(
 }
 
 /** A source that is a hole of the host file stays one (I10); what lies beyond the end of the file is zeroes. */
-async function copyData(volume: Volume, from: number, to: number, buffer: Uint8Array): Promise<void> {
-  const { device } = volume;
+async function copyData(
+  device: BlockDevice,
+  data: SourceData,
+  from: number,
+  to: number,
+  buffer: Uint8Array,
+): Promise<void> {
   const length = buffer.length;
   for (let at = 0; at < length;) {
-    const data = device.dataExtent(from + at, from + length);
-    const start = data === null ? length : data.start - from;
+    const extent = data.within(from + at, from + length);
+    const start = extent === null ? length : extent.start - from;
     if (start > at) await makeHole(device, to + at, start - at);
-    if (data === null) return;
-    const end = Math.min(length, Math.ceil((data.end - from) / SECTOR) * SECTOR);
+    if (extent === null) return;
+    const end = Math.min(length, Math.ceil((extent.end - from) / SECTOR) * SECTOR);
     const bytes = buffer.subarray(start, end);
     await device.read(bytes, from + start);
     await device.write(bytes, to + start);

@@ -92,11 +92,16 @@ export async function eraseInterval(
     holes += Math.ceil((start - at) / clusterBytes);
     if (data === null) break;
     const to = Math.min(start + step, Math.ceil(data.end / clusterBytes) * clusterBytes, end);
-    if (punch) await device.punch(start, to - start);
+    if (punch && holdsBlock(device, start, to) && device.canPunch) await device.punch(start, to - start);
     else if (!(await readsAsZeroes(device, start, to - start))) await writeZeroes(device, start, to - start);
     at = to;
   }
   return holes;
+}
+
+/** Less than a whole block of the host cannot be given back, so that a second run would find it again. */
+function holdsBlock({ blockBytes }: BlockDevice, start: number, end: number): boolean {
+  return Math.ceil(start / blockBytes) < Math.floor(end / blockBytes);
 }
 
 /** A pool that an earlier run erased is left alone: a second run writes nothing. */

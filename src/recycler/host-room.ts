@@ -33,8 +33,10 @@ export class HostRoom {
     const spare = async () => Math.floor((await device.freeBytes()) / 2);
     if ((await spare()) >= roundBytes) return { bytes: roundBytes, forcedBytes: Infinity, nearlyFull: false };
     // Junk that truncation will remove anyway.
-    for (let cluster = goal.finalClusters; device.canPunch && cluster < map.clusterCount; cluster++) {
-      if (map.is(cluster, State.junk)) await this.#punch(cluster);
+    for (let cluster = goal.finalClusters; cluster < map.clusterCount; cluster++) {
+      if (!map.is(cluster, State.junk)) continue;
+      if (!device.canPunch) break;
+      await this.#punch(cluster);
     }
     const bytes = await spare();
     if (!device.canPunch) this.#forcedBytes = Math.min(this.#forcedBytes, bytes);

@@ -38,6 +38,7 @@ export function fakeCompact(changes: Partial<CompactResult> = {}): CompactResult
     referencesUpdated: 50790,
     clustersErased: 0,
     leaksReclaimed: 0,
+    excessClusters: 0,
     rounds: 13,
     barriers: 27,
     bytesWritten: 3.11 * GIB,

@@ -23,6 +23,7 @@ const ERASED = ['clustersErased', 'leaksReclaimed', 'bytesWritten', 'seconds'];
 const COMPACT = [
   'bytesMoved',
   'referencesUpdated',
+  'excessClusters',
   'rounds',
   'barriers',
   'allocatedBefore',

@@ -28,6 +28,13 @@ describe('a compaction', () => {
     expect(report({ mode: 'compact', result })).toBe('image.qcow2: 4.0 KiB, already compact');
   });
 
+  test('of an image that stays too long does not call it compact', () => {
+    const changes = { lengthBefore: 4096, lengthAfter: 4096, bytesMoved: 0, excessClusters: 3 };
+    expect(report({ mode: 'compact', result: fakeCompact({ outcome: 'clean', ...changes }) })).toBe(
+      'image.qcow2: 4.0 KiB, nothing more can be moved, 3 clusters too long',
+    );
+  });
+
   test('that was interrupted says what was kept', () => {
     const result = fakeCompact({ outcome: 'interrupted' });
     expect(report({ mode: 'compact', result })).toBe(

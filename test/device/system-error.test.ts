@@ -1,6 +1,12 @@
 import fs from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { errorCode, errnoName, systemError, systemReason } from '../../src/device/system-error.js';
+import {
+  errorCode,
+  errnoName,
+  isHostFull,
+  systemError,
+  systemReason,
+} from '../../src/device/system-error.js';
 
 function caught(work: () => void): unknown {
   try {
@@ -34,6 +40,14 @@ describe('errors of the host', () => {
     expect(errorCode(systemError('EIO', 'read'))).toBe('EIO');
     expect(errorCode(new Error('EIO'))).toBeUndefined();
     expect(errorCode('EIO')).toBeUndefined();
+  });
+
+  test('tell a host that is full by any of its limits', () => {
+    for (const code of ['ENOSPC', 'EDQUOT', 'EFBIG'])
+      expect(isHostFull(systemError(code, 'write'))).toBe(true);
+    expect(isHostFull(systemError('EIO', 'write'))).toBe(false);
+    expect(isHostFull(new Error('ENOSPC'))).toBe(false);
+    expect(isHostFull(null)).toBe(false);
   });
 
   test('are named by number', () => {

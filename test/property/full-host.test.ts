@@ -76,7 +76,7 @@ describe.each([0, 40])('%i holes of the host file among the clusters', (junk) =>
       expect(after.corruptions).toEqual([]);
       expect(after.leaks).toBeLessThanOrEqual(left);
       expect(result.leaksReclaimed).toBe(left - after.leaks);
-      expect(result.notices.join('\n')).toContain(`${after.leaks} clusters keep a refcount that is too high`);
+      expect(result.notices.join('\n')).toContain(`${after.leaks} clusters keep refcounts that are too high`);
       left = after.leaks;
     }
     expect(left).toBeLessThan(leaks);
