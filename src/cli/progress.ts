@@ -53,7 +53,7 @@ const SAY_AFTER_MS = 2000;
 export function createPlain(stderr: NodeJS.WritableStream): ProgressDisplay {
   let name = '';
   let doing = '';
-  let startMs = 0;
+  let startedAt = 0;
   let isAnnounced = false;
   let longWait: NodeJS.Timeout | undefined;
 
@@ -67,7 +67,7 @@ export function createPlain(stderr: NodeJS.WritableStream): ProgressDisplay {
     start(path, mode) {
       name = printable(path);
       doing = DOING[mode];
-      startMs = performance.now();
+      startedAt = process.uptime();
       isAnnounced = false;
       longWait = setTimeout(announce, SAY_AFTER_MS).unref();
     },
@@ -77,7 +77,7 @@ export function createPlain(stderr: NodeJS.WritableStream): ProgressDisplay {
     end(succeeded) {
       clearTimeout(longWait);
       if (!isAnnounced) return;
-      const took = humanDuration((performance.now() - startMs) / 1000);
+      const took = humanDuration(process.uptime() - startedAt);
       stderr.write(`${name}: ${succeeded ? 'done' : 'stopped'} after ${took}\n`);
     },
   };
@@ -108,7 +108,7 @@ async function createSpinner(stderr: NodeJS.WriteStream): Promise<ProgressDispla
       spinner.start();
     },
     update(progress) {
-      latest = text.describe(progress, performance.now() / 1000);
+      latest = text.describe(progress, process.uptime());
       show();
     },
     stopping() {
