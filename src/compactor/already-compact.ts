@@ -11,7 +11,7 @@ import { minimalSize } from '../recycler/goal.js';
 export function isAlreadyCompact({ header, refcounts, fileClusters }: Image, walked: Walk): boolean {
   const { leaks, corruptions } = walked.findings;
   if (walked.junk > 0 || leaks > 0 || corruptions > 0 || refcounts.hasStale) return false;
-  const blocks = refcounts.blocks.reduce((count, block) => count + (block === 0 ? 0 : 1), 0);
+  const blocks = refcounts.present.length;
   const others = fileClusters - blocks - refcounts.tableClusters;
   const least = minimalSize(others, refcounts.perBlock, header.clusterBytes);
   return least.blockCount === blocks && least.tableClusters === refcounts.tableClusters;

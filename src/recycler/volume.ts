@@ -82,8 +82,8 @@ export class Volume {
       refcounts.tableOffset = to;
       header.refcountTableOffset = to;
     } else if (kind === Kind.refcountBlock) {
-      const index = refcounts.blocks.indexOf(from);
-      if (index >= 0) refcounts.blocks[index] = to;
+      const index = refcounts.indexOfBlock(from);
+      if (index >= 0) refcounts.blockMoved(index, to);
     }
   }
 }
