@@ -28,8 +28,8 @@ export class Refcounts {
   tableClusters: number;
   /** Host offset of each refcount block, in table order; 0 where a range has none (all its counts are 0). */
   blocks: Float64Array;
-  /** Indices of the blocks that there are, ascending: few, in a table that has room for many. */
-  #present: number[];
+  /** Indices of the blocks that there are, ascending: few, in a table with room for many. Made anew when asked for. */
+  #present: number[] | undefined;
   /** Index of each block by its host offset; made when the first one is looked for. */
   #indexAt: Map<number, number> | undefined;
   /** Capacity for the clusters that the file had; zeroes from `#clusterCount` on. */
@@ -73,12 +73,13 @@ export class Refcounts {
 
   /** Indices of the blocks that there are, ascending. */
   get present(): readonly number[] {
+    this.#present ??= [...this.blocks.keys()].filter((index) => this.blocks[index] !== 0);
     return this.#present;
   }
 
   /** Index of the block at `hostOffset`; -1 where there is none. */
   indexOfBlock(hostOffset: number): number {
-    this.#indexAt ??= new Map(this.#present.map((index) => [this.blocks[index]!, index]));
+    this.#indexAt ??= new Map(this.present.map((index) => [this.blocks[index]!, index]));
     return this.#indexAt.get(hostOffset) ?? -1;
   }
 
@@ -146,8 +147,7 @@ export class Refcounts {
   #place(index: number, hostOffset: number): void {
     const before = this.blocks[index]!;
     this.blocks[index] = hostOffset;
-    if (before === 0) this.#present = [...this.#present, index].sort((a, b) => a - b);
-    else if (hostOffset === 0) this.#present = this.#present.filter((present) => present !== index);
+    if (before === 0 || hostOffset === 0) this.#present = undefined;
     this.#indexAt?.delete(before);
     if (hostOffset !== 0) this.#indexAt?.set(hostOffset, index);
   }
@@ -164,7 +164,7 @@ export class Refcounts {
   shrinkTable(clusters: number): void {
     this.tableClusters = clusters;
     this.blocks = this.blocks.slice(0, (clusters * this.clusterBytes) / 8);
-    this.#present = this.#present.filter((index) => index < this.blocks.length);
+    this.#present = undefined;
     this.#indexAt = undefined;
   }
 
