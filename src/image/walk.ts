@@ -32,7 +32,7 @@ export interface Walk {
 const COPIED_ALONE = HI_COPIED | 0;
 
 /** A visitor that counts references and notes what contradicts the format or the refcounts. */
-class Census implements ReferenceVisitor {
+export class Census implements ReferenceVisitor {
   readonly clusters: HostClusters;
   readonly findings: Findings = { corruptions: 0, leaks: 0, words: [] };
   readonly #image: Image;
