@@ -98,25 +98,35 @@ export class Census implements ReferenceVisitor {
     const { kinds, refs } = this.clusters;
     const { counts } = this.#image.refcounts;
     const { clusterBytes } = this.#image.header;
+    const { none, data } = Kind;
     const end = this.clusters.count;
     const belowCluster = clusterBytes - 1;
-    const perHigh = TWO_32 / clusterBytes;
     const shift = 31 - Math.clz32(clusterBytes);
-    let taken = 0;
+    // Neighbours mostly agree in their upper half: `high`, whose first cluster is `base`.
+    let high = COPIED_ALONE;
+    let base = 0;
+    let zeroes = 0;
     let i = from;
     for (; i < halves.length; i += 2) {
       const hi = halves[i]!;
       const lo = halves[i + 1]!;
-      if ((hi | lo) === 0) continue;
-      // Below 2^48 (bit 31 of `hi` is its sign), and no bit below the cluster's offset.
-      if ((hi & 0xffff_0000) !== COPIED_ALONE || (lo & belowCluster) !== 0) break;
-      const cluster = (hi & 0xffff) * perHigh + (lo >>> shift);
-      if (cluster >= end || kinds[cluster] !== Kind.none || counts[cluster] !== 1) break;
-      kinds[cluster] = Kind.data;
+      if (hi !== high) {
+        if ((hi | lo) === 0) {
+          zeroes++;
+          continue;
+        }
+        // Below 2^48; bit 31 is the sign.
+        if ((hi & 0xffff_0000) !== COPIED_ALONE) break;
+        high = hi;
+        base = (hi & 0xffff) * (TWO_32 / clusterBytes);
+      }
+      if ((lo & belowCluster) !== 0) break;
+      const cluster = base + (lo >>> shift);
+      if (cluster >= end || kinds[cluster] !== none || counts[cluster] !== 1) break;
+      kinds[cluster] = data;
       refs[cluster] = 1;
-      taken++;
     }
-    this.#live += taken;
+    this.#live += (i - from) / 2 - zeroes;
     return i;
   }
 
