@@ -5,7 +5,11 @@
 import type { BlockDevice } from '../device/block-device.js';
 import { isZero } from '../format/words.js';
 
-/** This much in tables without an entry is read all the same (10 ms): what the host says is not needed before. */
+/**
+ * This much in tables without an entry is read all the same (10 ms), so that ordinary images do not depend on
+ * what the host says of its holes: OpenZFS before 2.2.2 said it of data just written, and a table taken for
+ * empty would make junk of all that it refers to.
+ */
 const READ_ANYWAY_BYTES = 16 << 20;
 
 export class HoleFinder {
