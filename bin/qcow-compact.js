@@ -1,9 +1,9 @@
 #!/usr/bin/env node
-import { existsSync } from 'node:fs';
+const { existsSync } = require('node:fs');
 
-const main = new URL('../dist/cli/main.js', import.meta.url);
+const main = `${__dirname}/../dist/cli/main.js`;
 if (existsSync(main)) {
-  await import(main.href);
+  require(main);
 } else {
   process.stderr.write('qcow-compact: not built yet; run `npm run build` in its folder first\n');
   process.exitCode = 70;

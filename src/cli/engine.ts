@@ -8,6 +8,7 @@ import type {
   EraseResult,
   PlanResult,
 } from '../compactor/types.js';
+import { QcowError, check, compact, eraseJunk, plan } from '../index.js';
 
 export interface Engine {
   compact(path: string, options?: CompactOptions): Promise<CompactResult>;
@@ -17,6 +18,4 @@ export interface Engine {
   QcowError: abstract new (...args: never[]) => Error & { code: string; exitStatus: number };
 }
 
-export async function loadEngine(): Promise<Engine> {
-  return await import('../index.js');
-}
+export const ENGINE: Engine = { compact, eraseJunk, plan, check, QcowError };

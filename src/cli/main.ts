@@ -73,4 +73,6 @@ async function main(argv: string[]): Promise<number> {
   return output.statusAfterFlush(status);
 }
 
-process.exitCode = await main(process.argv.slice(2));
+void main(process.argv.slice(2)).then((status) => {
+  process.exitCode = status;
+});

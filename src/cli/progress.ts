@@ -1,10 +1,7 @@
 /** Shows on stderr what goes on: a spinner for a person, plain lines for a log, nothing for --quiet. */
-import { basename } from 'node:path';
 import type { Progress } from '../compactor/types.js';
 import type { Mode, Request } from './arguments.js';
-import { wantsColor } from './colors.js';
 import { printable } from './printable.js';
-import { ProgressText } from './progress-text.js';
 import { humanDuration } from './units.js';
 
 export interface ProgressDisplay {
@@ -16,13 +13,13 @@ export interface ProgressDisplay {
   end(succeeded: boolean): void;
 }
 
-const DOING: Record<Mode, string> = {
+export const DOING: Record<Mode, string> = {
   compact: 'compacting',
   erase: 'erasing',
   plan: 'planning',
   check: 'checking',
 };
-const STOPPING = 'stopping at the next barrier';
+export const STOPPING = 'stopping at the next barrier';
 
 const SILENT: ProgressDisplay = {
   start: () => undefined,
@@ -33,7 +30,7 @@ const SILENT: ProgressDisplay = {
 
 export async function createProgress(request: Request, stderr: NodeJS.WriteStream): Promise<ProgressDisplay> {
   if (request.quiet) return SILENT;
-  if (canDraw(stderr)) return createSpinner(stderr);
+  if (canDraw(stderr)) return (await import('./spinner.js')).createSpinner(stderr);
   return request.json ? stoppingOnly(stderr) : createPlain(stderr);
 }
 
@@ -53,7 +50,7 @@ const SAY_AFTER_MS = 2000;
 export function createPlain(stderr: NodeJS.WritableStream): ProgressDisplay {
   let name = '';
   let doing = '';
-  let startMs = 0;
+  let startedAt = 0;
   let isAnnounced = false;
   let longWait: NodeJS.Timeout | undefined;
 
@@ -67,7 +64,7 @@ export function createPlain(stderr: NodeJS.WritableStream): ProgressDisplay {
     start(path, mode) {
       name = printable(path);
       doing = DOING[mode];
-      startMs = performance.now();
+      startedAt = process.uptime();
       isAnnounced = false;
       longWait = setTimeout(announce, SAY_AFTER_MS).unref();
     },
@@ -77,46 +74,8 @@ export function createPlain(stderr: NodeJS.WritableStream): ProgressDisplay {
     end(succeeded) {
       clearTimeout(longWait);
       if (!isAnnounced) return;
-      const took = humanDuration((performance.now() - startMs) / 1000);
+      const took = humanDuration(process.uptime() - startedAt);
       stderr.write(`${name}: ${succeeded ? 'done' : 'stopped'} after ${took}\n`);
-    },
-  };
-}
-
-async function createSpinner(stderr: NodeJS.WriteStream): Promise<ProgressDisplay> {
-  const { default: ora } = await import('ora');
-  const spinner = ora({
-    stream: stderr,
-    color: wantsColor(stderr) ? 'cyan' : false,
-    // The terminal's Ctrl-C must stay a signal.
-    discardStdin: false,
-  });
-  let text = new ProgressText();
-  let name = '';
-  let latest = '';
-  let isStopping = false;
-
-  function show(): void {
-    spinner.text = `${name}: ${isStopping ? `${STOPPING} (${latest})` : latest}`;
-  }
-  return {
-    start(path, mode) {
-      text = new ProgressText();
-      name = printable(basename(path));
-      latest = DOING[mode];
-      show();
-      spinner.start();
-    },
-    update(progress) {
-      latest = text.describe(progress, performance.now() / 1000);
-      show();
-    },
-    stopping() {
-      isStopping = true;
-      show();
-    },
-    end() {
-      spinner.stop();
     },
   };
 }

@@ -3,7 +3,7 @@ import { inspect } from 'node:util';
 import type { CommonOptions } from '../compactor/types.js';
 import type { Request } from './arguments.js';
 import { colorsFor, type Colors } from './colors.js';
-import { loadEngine, type Engine } from './engine.js';
+import { ENGINE, type Engine } from './engine.js';
 import { watchInterrupts, type Interrupts } from './interrupts.js';
 import { resultDocument } from './json.js';
 import {
@@ -39,7 +39,7 @@ export async function run(request: Request): Promise<number> {
   try {
     const session: Session = {
       request,
-      engine: await loadEngine(),
+      engine: ENGINE,
       progress,
       interrupts,
       stdoutColors: await colorsFor(process.stdout),

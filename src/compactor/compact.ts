@@ -1,14 +1,15 @@
 /** The main job: compacts an image in place. */
 import type { BlockDevice } from '../device/block-device.js';
 import { requireSound } from '../image/walk.js';
-import { Compaction, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
+import { Compaction, type CompactionReport, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
 import { goalFor } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
 import { decidePunch, excessRemains, leaksRemain, littleToReclaim } from './notices.js';
 import { requireBytes, requireClusterCount } from './options.js';
-import { planFigures } from './plan.js';
-import { beginSession, secondsSince, withImageFile } from './session.js';
-import type { CompactOptions, CompactResult } from './types.js';
+import { planFigures, planOf } from './plan.js';
+import { isAlreadyCompact } from './already-compact.js';
+import { type Session, beginSession, secondsSince, withImageFile } from './session.js';
+import type { CompactOptions, CompactResult, PlanResult } from './types.js';
 
 /**
  * Compacts the image at `path`: afterwards it has no leak and no excess cluster, and the guest sees the same.
@@ -32,28 +33,15 @@ export async function compactDevice(
   const session = await beginSession(device, options);
   const { image, walked, figures, lengthBefore, allocatedBefore, startedAt } = session;
   requireSound(walked);
-  const keepErased = options.keepErased ?? 0;
-  const volume = new Volume(image, walked.clusters);
-  const planned = planFigures(session, volume, goalFor(volume, keepErased));
   const notices: string[] = [];
   const punch = decidePunch(options.punch, session.device, notices);
-  options.onProgress?.({ phase: 'plan', percent: 0, bytesDone: 0, bytesTotal: planned.bytesToCopy });
-
-  let percent = 0;
-  const compaction = new Compaction(volume, {
-    keepErased,
-    punch,
-    roundBytes: options.roundBytes ?? DEFAULT_ROUND_BYTES,
-    runtimeAsserts: options.runtimeAsserts ?? false,
-    ...(options.maxMoves === undefined ? {} : { maxMoves: options.maxMoves }),
-    stopped: () => options.signal?.aborted ?? false,
-    onMoved: (bytesDone, bytesTotal) => {
-      // 100 is said once, after the final barrier (C71).
-      percent = Math.max(percent, Math.min(99, Math.floor((100 * bytesDone) / bytesTotal)));
-      options.onProgress?.({ phase: 'move', percent, bytesDone, bytesTotal });
-    },
-  });
-  const report = await compaction.run();
+  // An interrupt is answered, and asserts are made, on the long way only.
+  const isShort = options.runtimeAsserts !== true && options.signal?.aborted !== true;
+  const work =
+    isShort && isAlreadyCompact(image, walked)
+      ? nothingToDo(session, options)
+      : await carryOut(session, options, punch);
+  const { planned, report, referencesUpdated, clustersErased } = work;
   const lengthAfter = device.lengthBytes;
   notices.push(...excessRemains(report.excess));
   if (!report.interrupted) notices.push(...leaksRemain(report.leaksLeft));
@@ -70,8 +58,8 @@ export async function compactDevice(
     notices,
     outcome,
     bytesMoved: report.bytesMoved,
-    referencesUpdated: compaction.recycler.referencesUpdated,
-    clustersErased: compaction.recycler.clustersErased,
+    referencesUpdated,
+    clustersErased,
     leaksReclaimed: report.leaksReclaimed,
     excessClusters: report.excess,
     rounds: report.rounds,
@@ -81,4 +69,50 @@ export async function compactDevice(
     allocatedAfter: device.allocatedBytes(),
     seconds: secondsSince(startedAt),
   };
+}
+
+interface Work {
+  planned: PlanResult;
+  report: CompactionReport;
+  referencesUpdated: number;
+  clustersErased: number;
+}
+
+function nothingToDo({ figures, lengthBefore }: Session, options: CompactOptions): Work {
+  const planned = planOf(figures, lengthBefore, figures.clusters.total, 0);
+  announcePlan(planned, options);
+  const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, excess: 0 };
+  return { planned, report, referencesUpdated: 0, clustersErased: 0 };
+}
+
+async function carryOut(
+  session: Session,
+  options: CompactOptions & { maxMoves?: number },
+  punch: boolean,
+): Promise<Work> {
+  const keepErased = options.keepErased ?? 0;
+  const volume = new Volume(session.image, session.walked.clusters);
+  const planned = planFigures(session, volume, goalFor(volume, keepErased));
+  announcePlan(planned, options);
+  let percent = 0;
+  const compaction = new Compaction(volume, {
+    keepErased,
+    punch,
+    roundBytes: options.roundBytes ?? DEFAULT_ROUND_BYTES,
+    runtimeAsserts: options.runtimeAsserts ?? false,
+    ...(options.maxMoves === undefined ? {} : { maxMoves: options.maxMoves }),
+    stopped: () => options.signal?.aborted ?? false,
+    onMoved: (bytesDone, bytesTotal) => {
+      // 100 is said once, after the final barrier (C71).
+      percent = Math.max(percent, Math.min(99, Math.floor((100 * bytesDone) / bytesTotal)));
+      options.onProgress?.({ phase: 'move', percent, bytesDone, bytesTotal });
+    },
+  });
+  const report = await compaction.run();
+  const { referencesUpdated, clustersErased } = compaction.recycler;
+  return { planned, report, referencesUpdated, clustersErased };
+}
+
+function announcePlan({ bytesToCopy }: PlanResult, { onProgress }: CompactOptions): void {
+  onProgress?.({ phase: 'plan', percent: 0, bytesDone: 0, bytesTotal: bytesToCopy });
 }

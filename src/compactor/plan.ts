@@ -6,7 +6,7 @@ import { Volume } from '../recycler/volume.js';
 import { littleToReclaim } from './notices.js';
 import { requireClusterCount } from './options.js';
 import { type Session, beginSession, withImageFile } from './session.js';
-import type { CommonOptions, PlanResult } from './types.js';
+import type { CommonOptions, ImageFigures, PlanResult } from './types.js';
 
 /** What `compact` would do to the image at `path`. Takes the same lock where the file is writable. */
 export async function plan(
@@ -27,12 +27,20 @@ export async function plan(
 }
 
 export function planFigures({ figures, lengthBefore }: Session, volume: Volume, goal: Goal): PlanResult {
-  const clustersToMove = expectedMoves(volume, goal);
+  return planOf(figures, lengthBefore, goal.finalClusters, expectedMoves(volume, goal));
+}
+
+export function planOf(
+  figures: ImageFigures,
+  lengthBefore: number,
+  finalClusters: number,
+  clustersToMove: number,
+): PlanResult {
   return {
     ...figures,
     path: '',
     lengthBefore,
-    lengthAfter: Math.min(lengthBefore, goal.finalClusters * figures.clusterBytes),
+    lengthAfter: Math.min(lengthBefore, finalClusters * figures.clusterBytes),
     clustersToMove,
     bytesToCopy: clustersToMove * figures.clusterBytes,
     notices: [],

@@ -2,7 +2,7 @@
  * Refcount blocks (qcow2 specification, "Host cluster management"): 2^order bits a count; widths below
  * a byte are packed least significant bits first, wider ones are big-endian.
  */
-import { viewOf } from './words.js';
+import { readHalfwords, viewOf } from './words.js';
 
 /** Counts are held as 32-bit numbers; a wider count on disk is held as this (it can only be a leak). */
 export const SATURATED = 0xffff_ffff;
@@ -31,7 +31,8 @@ export function decodeCounts(bytes: Uint8Array, refcountOrder: number, counts: U
       counts.set(bytes.subarray(0, length));
       break;
     case 4:
-      for (let i = 0; i < length; i++) counts[i] = view.getUint16(i * 2);
+      // The width that every image has unless somebody asked for another.
+      counts.set(readHalfwords(bytes.subarray(0, length * 2)));
       break;
     case 5:
       for (let i = 0; i < length; i++) counts[i] = view.getUint32(i * 4);

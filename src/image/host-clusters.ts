@@ -3,6 +3,8 @@
  * 5 bytes a cluster (I9); the refcounts on disk are another 4 (refcounts.ts).
  */
 
+import { clear } from '../format/words.js';
+
 /** What a host cluster holds. */
 export const Kind = {
   none: 0,
@@ -37,12 +39,13 @@ export class HostClusters {
   #count: number;
   /** References by path: an L2 table shared by n L1 tables gives each of its clusters n (hazard 7.2). */
   refs: Uint32Array;
-  #kinds: Uint8Array;
+  /** Kind and flags of each cluster; hot loops compare with 0 (`Kind.none`, no flag) or set a kind without one. */
+  kinds: Uint8Array;
 
   constructor(count: number) {
     this.#count = count;
     this.refs = new Uint32Array(count);
-    this.#kinds = new Uint8Array(count);
+    this.kinds = new Uint8Array(count);
   }
 
   get count(): number {
@@ -50,23 +53,39 @@ export class HostClusters {
   }
 
   kind(cluster: number): Kind {
-    return (this.#kinds[cluster]! & KIND_MASK) as Kind;
+    return (this.kinds[cluster]! & KIND_MASK) as Kind;
   }
 
   setKind(cluster: number, kind: Kind): void {
-    this.#kinds[cluster] = (this.#kinds[cluster]! & ~KIND_MASK) | kind;
+    this.kinds[cluster] = (this.kinds[cluster]! & ~KIND_MASK) | kind;
+  }
+
+  /** Clusters of `kind`, ascending; by memchr, since of a large image this finds few among many. */
+  *ofKind(kind: Kind): Iterable<number> {
+    const values = [kind, kind | ACTIVE, kind | UNFLAGGED, kind | ACTIVE | UNFLAGGED];
+    const next = values.map((value) => this.kinds.indexOf(value));
+    for (;;) {
+      let nearest = -1;
+      for (let i = 0; i < next.length; i++) {
+        if (next[i]! >= 0 && (nearest < 0 || next[i]! < next[nearest]!)) nearest = i;
+      }
+      if (nearest < 0) return;
+      const cluster = next[nearest]!;
+      yield cluster;
+      next[nearest] = this.kinds.indexOf(values[nearest]!, cluster + 1);
+    }
   }
 
   isActive(cluster: number): boolean {
-    return (this.#kinds[cluster]! & ACTIVE) !== 0;
+    return (this.kinds[cluster]! & ACTIVE) !== 0;
   }
 
   markActive(cluster: number): void {
-    this.#kinds[cluster]! |= ACTIVE;
+    this.kinds[cluster]! |= ACTIVE;
   }
 
   markUnflagged(cluster: number): void {
-    this.#kinds[cluster]! |= UNFLAGGED;
+    this.kinds[cluster]! |= UNFLAGGED;
   }
 
   /**
@@ -74,21 +93,21 @@ export class HostClusters {
    * the cluster, so that pointer and flag change in the same 8 bytes (I3).
    */
   needsFlag(cluster: number): boolean {
-    return this.refs[cluster] === 1 && (this.#kinds[cluster]! & UNFLAGGED) !== 0;
+    return this.refs[cluster] === 1 && (this.kinds[cluster]! & UNFLAGGED) !== 0;
   }
 
   /** What was said of `source` holds of `destination`; `flagged`: the entry has got its COPIED flag. */
   moved(source: number, destination: number, flagged: boolean): void {
     this.refs[destination] = this.refs[source]!;
-    const kinds = this.#kinds[source]!;
-    this.#kinds[destination] = flagged ? kinds & ~UNFLAGGED : kinds;
+    const kinds = this.kinds[source]!;
+    this.kinds[destination] = flagged ? kinds & ~UNFLAGGED : kinds;
     this.forget(source);
   }
 
   /** Nothing refers to `cluster` any more. */
   forget(cluster: number): void {
     this.refs[cluster] = 0;
-    this.#kinds[cluster] = Kind.none;
+    this.kinds[cluster] = Kind.none;
   }
 
   /** Sets the number of clusters; new ones hold nothing. */
@@ -98,12 +117,12 @@ export class HostClusters {
       const refs = new Uint32Array(capacity);
       refs.set(this.refs);
       const kinds = new Uint8Array(capacity);
-      kinds.set(this.#kinds);
+      kinds.set(this.kinds);
       this.refs = refs;
-      this.#kinds = kinds;
+      this.kinds = kinds;
     } else {
-      this.refs.fill(0, count, this.#count);
-      this.#kinds.fill(0, count, this.#count);
+      clear(this.refs, count, this.#count);
+      clear(this.kinds, count, this.#count);
     }
     this.#count = count;
   }

@@ -3,6 +3,7 @@ import { QcowError, hex } from '../errors.js';
 import type { BlockDevice } from '../device/block-device.js';
 import { requireSupported } from '../format/features.js';
 import { type Header, parseExtensions, parseHeader } from '../format/header.js';
+import { countsPerBlock } from '../format/refcounts.js';
 import { MAX_SNAPSHOT_TABLE_BYTES, type SnapshotEntry, parseSnapshotTable } from '../format/snapshots.js';
 import { Refcounts, decodeRefcountTable } from './refcounts.js';
 
@@ -61,9 +62,9 @@ export async function openImage(device: BlockDevice): Promise<Image> {
   requireInside('refcount table', header.refcountTableOffset, tableBytes, header, fileClusters);
   const table = new Uint8Array(tableBytes);
   await device.read(table, header.refcountTableOffset);
-  const blocks = decodeRefcountTable(table, header, fileClusters);
+  const refcountTable = decodeRefcountTable(table, header, fileClusters);
   const covered =
-    (blocks.findLastIndex((offset) => offset !== 0) + 1) * ((clusterBytes * 8) >> header.refcountOrder);
+    ((refcountTable.present.at(-1) ?? -1) + 1) * countsPerBlock(clusterBytes, header.refcountOrder);
   const mappedClusters = Math.min(fileClusters, covered);
   if (mappedClusters > MAX_CLUSTERS) {
     throw new QcowError('UNSUPPORTED', `the file has more than ${MAX_CLUSTERS} host clusters`);
@@ -86,7 +87,7 @@ export async function openImage(device: BlockDevice): Promise<Image> {
   return {
     device,
     header,
-    refcounts: new Refcounts(header, blocks, mappedClusters),
+    refcounts: new Refcounts(header, refcountTable, mappedClusters),
     snapshots: entries,
     snapshotTableClusters: clustersFor(snapshotBytes, clusterBytes),
     fileClusters,

@@ -6,11 +6,18 @@ import { QcowError, hex } from '../errors.js';
 import { type BlockDevice, SECTOR } from '../device/block-device.js';
 import { entryOffset, refcountTableReservedBits } from '../format/entries.js';
 import { countsPerBlock, countsPerSector, decodeCounts, encodeCounts } from '../format/refcounts.js';
-import { viewOf, writeWord } from '../format/words.js';
+import { clear, isZero, swapHalves, viewOf, writeWord } from '../format/words.js';
 import type { Header } from '../format/header.js';
 
 /** Neighbouring changed sectors go out in one write of at most this much. */
 const MAX_WRITE = 1 << 20;
+
+export interface RefcountTable {
+  /** Host offset of each block; 0 where there is none. */
+  blocks: Float64Array;
+  /** Indices of those that there are, ascending. */
+  present: number[];
+}
 
 export class Refcounts {
   readonly order: number;
@@ -21,22 +28,35 @@ export class Refcounts {
   tableClusters: number;
   /** Host offset of each refcount block, in table order; 0 where a range has none (all its counts are 0). */
   blocks: Float64Array;
+  /** Indices of the blocks that there are, ascending: few, in a table with room for many. Made anew when asked for. */
+  #present: number[] | undefined;
+  /** Index of each block by its host offset; made when the first one is looked for. */
+  #indexAt: Map<number, number> | undefined;
+  /** Capacity for the clusters that the file had; zeroes from `#clusterCount` on. */
   #counts: Uint32Array;
+  #clusterCount: number;
   readonly #perSector: number;
   /** Sectors of counts (numbered through all blocks) that differ from the disk. */
   readonly #dirty = new Set<number>();
   /** Sectors with counts beyond the end of the file: leaks that `qemu-img check` does not see (hazard 3.6). */
   readonly #stale = new Set<number>();
 
-  constructor(header: Header, table: Float64Array, clusterCount: number) {
+  constructor(header: Header, { blocks, present }: RefcountTable, clusterCount: number) {
     this.order = header.refcountOrder;
     this.clusterBytes = header.clusterBytes;
     this.perBlock = countsPerBlock(header.clusterBytes, header.refcountOrder);
     this.#perSector = countsPerSector(header.refcountOrder);
     this.tableOffset = header.refcountTableOffset;
     this.tableClusters = header.refcountTableClusters;
-    this.blocks = table;
+    this.blocks = blocks;
+    this.#present = present;
     this.#counts = new Uint32Array(clusterCount);
+    this.#clusterCount = clusterCount;
+  }
+
+  /** The counts by cluster, for hot loops that only read; `resize` may put others in their place. */
+  get counts(): Uint32Array {
+    return this.#counts;
   }
 
   get(cluster: number): number {
@@ -49,6 +69,18 @@ export class Refcounts {
     if (!this.covers(cluster)) throw new Error(`no refcount block describes cluster ${cluster}`);
     this.#counts[cluster] = count;
     this.#dirty.add(Math.floor(cluster / this.#perSector));
+  }
+
+  /** Indices of the blocks that there are, ascending. */
+  get present(): readonly number[] {
+    this.#present ??= [...this.blocks.keys()].filter((index) => this.blocks[index] !== 0);
+    return this.#present;
+  }
+
+  /** Index of the block at `hostOffset`; -1 where there is none. */
+  indexOfBlock(hostOffset: number): number {
+    this.#indexAt ??= new Map(this.present.map((index) => [this.blocks[index]!, index]));
+    return this.#indexAt.get(hostOffset) ?? -1;
   }
 
   /** Whether a refcount block describes `cluster`. */
@@ -68,37 +100,62 @@ export class Refcounts {
 
   /** Changes the number of clusters that have a count in memory; new ones have 0. */
   resize(clusterCount: number): void {
-    if (clusterCount === this.#counts.length) return;
-    const counts = new Uint32Array(clusterCount);
-    counts.set(this.#counts.subarray(0, clusterCount));
-    this.#counts = counts;
+    if (clusterCount > this.#counts.length) {
+      const counts = new Uint32Array(clusterCount);
+      counts.set(this.#counts);
+      this.#counts = counts;
+    } else clear(this.#counts, clusterCount, this.#clusterCount);
+    this.#clusterCount = clusterCount;
   }
 
   /** Takes the counts of block `index` from its bytes as they are on disk. */
   load(index: number, bytes: Uint8Array): void {
     const first = index * this.perBlock;
-    const known = Math.max(0, Math.min(this.perBlock, this.#counts.length - first));
-    decodeCounts(bytes, this.order, this.#counts.subarray(first, first + known));
-    if (known === this.perBlock) return;
+    const known = Math.max(0, Math.min(this.perBlock, this.#clusterCount - first));
+    if (isZero(bytes)) clear(this.#counts, first, first + known);
+    else {
+      decodeCounts(bytes, this.order, this.#counts.subarray(first, first + known));
+      if (known < this.perBlock) this.#findStale(index, bytes, known);
+    }
+  }
+
+  /** Notes the sectors of block `index` with counts after the first `known`, which are those of the file. */
+  #findStale(index: number, bytes: Uint8Array, known: number): void {
     const sectors = this.clusterBytes / SECTOR;
     const beyond = new Uint32Array(this.#perSector);
-    for (let sector = Math.floor(known / this.#perSector); sector < sectors; sector++) {
-      decodeCounts(bytes.subarray(sector * SECTOR, (sector + 1) * SECTOR), this.order, beyond);
-      const from = Math.max(0, known - sector * this.#perSector);
+    const shared = Math.floor(known / this.#perSector);
+    for (let sector = shared; sector < sectors; sector++) {
+      const content = bytes.subarray(sector * SECTOR, (sector + 1) * SECTOR);
+      if (isZero(content)) continue;
+      decodeCounts(content, this.order, beyond);
+      const from = sector === shared ? known % this.#perSector : 0;
       if (beyond.subarray(from).some((count) => count !== 0)) this.#stale.add(index * sectors + sector);
     }
   }
 
   /** A new block for a range that had none: all counts 0 but its own, which lies in its range. */
   addBlock(index: number, hostOffset: number): void {
-    this.blocks[index] = hostOffset;
+    this.#place(index, hostOffset);
     this.#counts[hostOffset / this.clusterBytes] = 1;
+  }
+
+  /** Block `index` lies at `hostOffset` from now on. */
+  blockMoved(index: number, hostOffset: number): void {
+    this.#place(index, hostOffset);
+  }
+
+  #place(index: number, hostOffset: number): void {
+    const before = this.blocks[index]!;
+    this.blocks[index] = hostOffset;
+    if (before === 0 || hostOffset === 0) this.#present = undefined;
+    this.#indexAt?.delete(before);
+    if (hostOffset !== 0) this.#indexAt?.set(hostOffset, index);
   }
 
   /** The range of block `index` has no counts any more. */
   removeBlock(index: number): void {
-    this.blocks[index] = 0;
-    this.#counts.fill(0, index * this.perBlock, (index + 1) * this.perBlock);
+    this.#place(index, 0);
+    clear(this.#counts, index * this.perBlock, Math.min(this.#clusterCount, (index + 1) * this.perBlock));
     const sectors = this.clusterBytes / SECTOR;
     for (let sector = index * sectors; sector < (index + 1) * sectors; sector++) this.#dirty.delete(sector);
   }
@@ -107,6 +164,8 @@ export class Refcounts {
   shrinkTable(clusters: number): void {
     this.tableClusters = clusters;
     this.blocks = this.blocks.slice(0, (clusters * this.clusterBytes) / 8);
+    this.#present = undefined;
+    this.#indexAt = undefined;
   }
 
   get hasDirty(): boolean {
@@ -175,13 +234,20 @@ export class Refcounts {
   }
 }
 
-/** Decodes the refcount table; throws where an entry is not a cluster of this file. */
-export function decodeRefcountTable(bytes: Uint8Array, header: Header, clusterCount: number): Float64Array {
-  const view = viewOf(bytes);
+/** Decodes the refcount table, in place; throws where an entry is not a cluster of this file. */
+export function decodeRefcountTable(bytes: Uint8Array, header: Header, clusterCount: number): RefcountTable {
   const blocks = new Float64Array(bytes.length / 8);
+  const present: number[] = [];
+  const halves = swapHalves(bytes);
+  const perSector = SECTOR / 8;
   for (let i = 0; i < blocks.length; i++) {
-    const hi = view.getUint32(i * 8);
-    const lo = view.getUint32(i * 8 + 4);
+    // Most of a table is room to grow: it is passed by the sector.
+    if (i % perSector === 0 && isZero(bytes.subarray(i * 8, i * 8 + SECTOR))) {
+      i += perSector - 1;
+      continue;
+    }
+    const hi = halves[2 * i]!;
+    const lo = halves[2 * i + 1]!;
     if ((hi | lo) === 0) continue;
     const offset = entryOffset(hi, lo);
     const where = `refcount table at ${hex(header.refcountTableOffset)}, entry ${i}`;
@@ -193,6 +259,7 @@ export function decodeRefcountTable(bytes: Uint8Array, header: Header, clusterCo
     if (offset / header.clusterBytes >= clusterCount)
       throw damaged('a refcount block lies beyond the end of the file');
     blocks[i] = offset;
+    present.push(i);
   }
-  return blocks;
+  return { blocks, present };
 }

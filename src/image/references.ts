@@ -5,7 +5,8 @@
 import { QcowError, hex } from '../errors.js';
 import { HI_COMPRESSED, HI_COPIED, entryOffset, l1ReservedBits, l2ReservedBits } from '../format/entries.js';
 import { L1_OFFSET_AT, REFCOUNT_TABLE_OFFSET_AT, SNAPSHOTS_OFFSET_AT } from '../format/header.js';
-import { viewOf } from '../format/words.js';
+import { swapHalves } from '../format/words.js';
+import { HoleFinder } from './hole-finder.js';
 import { type HostClusters, Kind } from './host-clusters.js';
 import { type Image, clustersFor } from './image.js';
 import { readTables } from './table-reader.js';
@@ -31,6 +32,12 @@ export interface ReferenceVisitor {
     paths: number,
     flags: number,
   ): void;
+  /**
+   * Takes the ordinary entries of an L2 table itself, in a loop of its own: `halves` are hi, lo of each entry.
+   * Answers the index of the first half, from `from` on, of an entry that is to come by `reference`;
+   * `halves.length` where none is left.
+   */
+  takeOrdinary?(halves: Int32Array, from: number, paths: number, active: boolean): number;
   /** A damaged entry, in words. Left out where the image is known to be sound. */
   problem?(what: string, slot: number): void;
 }
@@ -81,9 +88,8 @@ export async function visitReferences(
     1,
     0,
   );
-  for (let i = 0; i < refcounts.blocks.length; i++) {
-    const block = refcounts.blocks[i]!;
-    if (block !== 0) visitor.reference(refcounts.slotOf(i), block, 1, Kind.refcountBlock, 1, 0);
+  for (const index of refcounts.present) {
+    visitor.reference(refcounts.slotOf(index), refcounts.blocks[index]!, 1, Kind.refcountBlock, 1, 0);
   }
   if (image.snapshotTableClusters > 0) {
     const count = image.snapshotTableClusters;
@@ -93,34 +99,36 @@ export async function visitReferences(
   for (const { offset, entries, slot } of tables) {
     visitor.reference(slot, offset, clustersFor(entries * 8, clusterBytes), Kind.l1Table, 1, 0);
   }
-  for (const table of tables) await visitL1(image, table, visitor);
-  await readTables(device, clusterBytes, l2Clusters(clusters), (cluster, bytes) => {
+  const holes = new HoleFinder(device);
+  for (const table of tables) await visitL1(image, table, holes, visitor);
+  await readTables(device, clusterBytes, clusters.ofKind(Kind.l2Table), (cluster, bytes) => {
     visitL2(image, cluster, bytes, clusters, visitor);
   });
-}
-
-function* l2Clusters(clusters: HostClusters): Iterable<number> {
-  for (let cluster = 0; cluster < clusters.count; cluster++) {
-    if (clusters.kind(cluster) === Kind.l2Table) yield cluster;
-  }
 }
 
 /** L1 tables are up to 32 MiB: they are read in pieces. */
 const L1_PIECE = 1 << 20;
 
-async function visitL1(image: Image, table: L1Table, visitor: ReferenceVisitor): Promise<void> {
+async function visitL1(
+  image: Image,
+  table: L1Table,
+  holes: HoleFinder,
+  visitor: ReferenceVisitor,
+): Promise<void> {
   const active = table.active ? Flag.active : 0;
   const length = table.entries * 8;
   const buffer = new Uint8Array(Math.min(length, L1_PIECE));
   for (let start = 0; start < length; start += L1_PIECE) {
     const bytes = buffer.subarray(0, Math.min(L1_PIECE, length - start));
+    if (holes.isHole(table.offset + start, bytes.length)) continue;
     await image.device.read(bytes, table.offset + start);
-    const view = viewOf(bytes);
-    for (let at = 0; at < bytes.length; at += 8) {
-      const hi = view.getUint32(at);
-      const lo = view.getUint32(at + 4);
+    holes.hasRead(bytes);
+    const halves = swapHalves(bytes);
+    for (let i = 0; i < halves.length; i += 2) {
+      const hi = halves[i]!;
+      const lo = halves[i + 1]!;
       if ((hi | lo) === 0) continue;
-      const slot = table.offset + start + at;
+      const slot = table.offset + start + i * 4;
       if (l1ReservedBits(hi, lo)) visitor.problem?.('reserved bits are set in an L1 entry', slot);
       const target = entryOffset(hi, lo);
       // Without an offset the entry is unallocated, whatever its other bits (hazard 4.1).
@@ -139,29 +147,32 @@ function visitL2(
   visitor: ReferenceVisitor,
 ): void {
   const { clusterBytes, version } = image.header;
-  const view = viewOf(bytes);
+  const halves = swapHalves(bytes);
   const base = cluster * clusterBytes;
   const paths = clusters.refs[cluster]!;
   const active = clusters.isActive(cluster) ? Flag.active : 0;
-  for (let at = 0; at < clusterBytes; at += 8) {
-    const hi = view.getUint32(at);
-    const lo = view.getUint32(at + 4);
+  for (let i = 0; i < halves.length; i += 2) {
+    i = visitor.takeOrdinary?.(halves, i, paths, active !== 0) ?? i;
+    if (i >= halves.length) return;
+    const hi = halves[i]!;
+    const lo = halves[i + 1]!;
     if ((hi | lo) === 0) continue;
+    const slot = base + i * 4;
     // Bit 62 decides what all other bits mean (hazard 6.1).
     if ((hi & HI_COMPRESSED) !== 0) {
       throw new QcowError(
         'UNSUPPORTED',
         'the image has compressed clusters, which this version does not handle',
         {
-          where: `L2 table at ${hex(base)}, entry ${at / 8}`,
+          where: `L2 table at ${hex(base)}, entry ${i / 2}`,
           hint: 'the image was left untouched',
         },
       );
     }
-    if (l2ReservedBits(hi, lo, version)) visitor.problem?.('reserved bits are set in an L2 entry', base + at);
+    if (l2ReservedBits(hi, lo, version)) visitor.problem?.('reserved bits are set in an L2 entry', slot);
     const target = entryOffset(hi, lo);
     if (target === 0) continue;
     const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;
-    visitor.reference(base + at, target, 1, Kind.data, paths, active | copied);
+    visitor.reference(slot, target, 1, Kind.data, paths, active | copied);
   }
 }

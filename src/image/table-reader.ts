@@ -1,5 +1,6 @@
 /** Reads clusters that hold tables in host order: neighbours in one read, several reads in flight. */
 import type { BlockDevice } from '../device/block-device.js';
+import { HoleFinder } from './hole-finder.js';
 
 /** One read at most, and all that is in flight together. */
 const READ_BYTES = 1 << 20;
@@ -7,8 +8,9 @@ const IN_FLIGHT = 8;
 const BATCH_BYTES = 4 << 20;
 
 /**
- * Calls `visit` once for each cluster that `clusters` yields (ascending host clusters), with its bytes.
- * The bytes are valid during the call only.
+ * Calls `visit` once for each cluster that `clusters` yields (ascending host clusters), with its bytes, except
+ * for those that are all zero in a hole of the file. The bytes are `visit`'s to change, at a multiple of 8
+ * of their buffer, and valid during the call only.
  */
 export async function readTables(
   device: BlockDevice,
@@ -18,11 +20,16 @@ export async function readTables(
 ): Promise<void> {
   const perRead = Math.max(1, Math.floor(READ_BYTES / clusterBytes));
   const perBatch = Math.max(1, Math.floor(BATCH_BYTES / clusterBytes));
-  const buffer = new Uint8Array(perBatch * clusterBytes);
+  const holes = new HoleFinder(device);
+  let buffer = new Uint8Array(0);
   let batch: { first: number; count: number }[] = [];
   let batched = 0;
 
   const flushBatch = async () => {
+    // Every byte is read into before it is looked at.
+    if (buffer.length < batched * clusterBytes) {
+      buffer = new Uint8Array(Buffer.allocUnsafeSlow(batched * clusterBytes).buffer);
+    }
     let at = 0;
     const reads = batch.map(({ first, count }) => {
       const bytes = buffer.subarray(at, (at += count * clusterBytes));
@@ -31,7 +38,9 @@ export async function readTables(
     await Promise.all(reads.map(({ first, bytes }) => device.read(bytes, first * clusterBytes)));
     for (const { first, count, bytes } of reads) {
       for (let i = 0; i < count; i++) {
-        visit(first + i, bytes.subarray(i * clusterBytes, (i + 1) * clusterBytes));
+        const table = bytes.subarray(i * clusterBytes, (i + 1) * clusterBytes);
+        holes.hasRead(table);
+        visit(first + i, table);
       }
     }
     batch = [];
@@ -39,6 +48,7 @@ export async function readTables(
   };
 
   for (const cluster of clusters) {
+    if (holes.isHole(cluster * clusterBytes, clusterBytes)) continue;
     const last = batch.at(-1);
     if (last !== undefined && last.first + last.count === cluster && last.count < perRead) last.count++;
     else {

@@ -3,7 +3,9 @@
  * Nothing is written before it has gone through the whole image without a corruption (I6).
  */
 import { QcowError, hex } from '../errors.js';
+import { HI_COPIED } from '../format/entries.js';
 import { greatestCount } from '../format/refcounts.js';
+import { TWO_32 } from '../format/words.js';
 import { HostClusters, KIND_NAMES, Kind } from './host-clusters.js';
 import type { Image } from './image.js';
 import { Flag, type ReferenceVisitor, visitReferences } from './references.js';
@@ -26,12 +28,17 @@ export interface Walk {
   junk: number;
 }
 
+/** The upper half of an ordinary entry, as the bit operations of JavaScript know it. */
+const COPIED_ALONE = HI_COPIED | 0;
+
 /** A visitor that counts references and notes what contradicts the format or the refcounts. */
-class Census implements ReferenceVisitor {
+export class Census implements ReferenceVisitor {
   readonly clusters: HostClusters;
   readonly findings: Findings = { corruptions: 0, leaks: 0, words: [] };
   readonly #image: Image;
   readonly #greatest: number;
+  /** Clusters that something refers to. */
+  #live = 0;
 
   constructor(image: Image) {
     this.#image = image;
@@ -81,6 +88,48 @@ class Census implements ReferenceVisitor {
     if (kind === Kind.l2Table || kind === Kind.data) this.#checkFlag(first, kind, flags, slot);
   }
 
+  /**
+   * Ordinary: in an active table with one path to it, a standard cluster of the file that nothing has referred
+   * to so far, refcount 1, COPIED set, every other bit 0. Says what `reference` would say of it, which is
+   * nothing: written out, since this loop is half of what an image that is compact already costs.
+   */
+  takeOrdinary(halves: Int32Array, from: number, paths: number, active: boolean): number {
+    if (!active || paths !== 1) return from;
+    const { kinds, refs } = this.clusters;
+    const { counts } = this.#image.refcounts;
+    const { clusterBytes } = this.#image.header;
+    const { none, data } = Kind;
+    const end = this.clusters.count;
+    const belowCluster = clusterBytes - 1;
+    const shift = 31 - Math.clz32(clusterBytes);
+    // Neighbours mostly agree in their upper half: `high`, whose first cluster is `base`.
+    let high = COPIED_ALONE;
+    let base = 0;
+    let zeroes = 0;
+    let i = from;
+    for (; i < halves.length; i += 2) {
+      const hi = halves[i]!;
+      const lo = halves[i + 1]!;
+      if (hi !== high) {
+        if ((hi | lo) === 0) {
+          zeroes++;
+          continue;
+        }
+        // Below 2^48; bit 31 is the sign.
+        if ((hi & 0xffff_0000) !== COPIED_ALONE) break;
+        high = hi;
+        base = (hi & 0xffff) * (TWO_32 / clusterBytes);
+      }
+      if ((lo & belowCluster) !== 0) break;
+      const cluster = base + (lo >>> shift);
+      if (cluster >= end || kinds[cluster] !== none || counts[cluster] !== 1) break;
+      kinds[cluster] = data;
+      refs[cluster] = 1;
+    }
+    this.#live += (i - from) / 2 - zeroes;
+    return i;
+  }
+
   #count(cluster: number, kind: Kind, paths: number, slot: number): void {
     const { clusters } = this;
     const present = clusters.kind(cluster);
@@ -100,6 +149,7 @@ class Census implements ReferenceVisitor {
       this.#corruption(`more references to cluster ${cluster} than a refcount can hold`, slot);
       return;
     }
+    if (refs > 0 && clusters.refs[cluster] === 0) this.#live++;
     clusters.refs[cluster] = refs;
   }
 
@@ -117,22 +167,29 @@ class Census implements ReferenceVisitor {
 
   /** Holds the counts on disk against the references found. */
   compareCounts(): { live: number; junk: number } {
-    const { clusters, findings } = this;
-    const { refcounts, header, fileClusters } = this.#image;
-    let live = 0;
-    for (let cluster = 0; cluster < clusters.count; cluster++) {
-      const refs = clusters.refs[cluster]!;
-      const count = refcounts.get(cluster);
-      if (refs > 0) live++;
-      if (count === refs) continue;
-      const words = `cluster ${cluster} refcount=${count} reference=${refs}`;
-      if (count < refs) this.#corruption(words, cluster * header.clusterBytes);
+    const { header, fileClusters, refcounts } = this.#image;
+    const end = this.clusters.count;
+    const refs = this.clusters.refs.subarray(0, end);
+    const counts = refcounts.counts.subarray(0, end);
+    const result = { live: this.#live, junk: fileClusters - this.#live };
+    // One memcmp says for most images that all is well.
+    if (
+      Buffer.compare(new Uint8Array(refs.buffer, 0, end * 4), new Uint8Array(counts.buffer, 0, end * 4)) === 0
+    ) {
+      return result;
+    }
+    for (let cluster = 0; cluster < end; cluster++) {
+      const found = refs[cluster]!;
+      const count = counts[cluster]!;
+      if (count === found) continue;
+      const words = `cluster ${cluster} refcount=${count} reference=${found}`;
+      if (count < found) this.#corruption(words, cluster * header.clusterBytes);
       else {
-        findings.leaks++;
+        this.findings.leaks++;
         this.#say(`Leaked ${words}`);
       }
     }
-    return { live, junk: fileClusters - live };
+    return result;
   }
 }
 
@@ -140,10 +197,7 @@ class Census implements ReferenceVisitor {
 export async function walk(image: Image): Promise<Walk> {
   const { device, header, refcounts } = image;
   const indexOf = new Map<number, number>();
-  for (let i = 0; i < refcounts.blocks.length; i++) {
-    const block = refcounts.blocks[i]!;
-    if (block !== 0) indexOf.set(block / header.clusterBytes, i);
-  }
+  for (const i of refcounts.present) indexOf.set(refcounts.blocks[i]! / header.clusterBytes, i);
   const blockClusters = [...indexOf.keys()].sort((a, b) => a - b);
   await readTables(device, header.clusterBytes, blockClusters, (cluster, bytes) => {
     refcounts.load(indexOf.get(cluster)!, bytes);

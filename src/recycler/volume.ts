@@ -1,6 +1,7 @@
 /** The image that a recycler works on: what is on disk, what is where, and who uses it. */
 import type { BlockDevice } from '../device/block-device.js';
 import type { HostClusters } from '../image/host-clusters.js';
+import type { SnapshotEntry } from '../format/snapshots.js';
 import type { Image } from '../image/image.js';
 import { l1Tables } from '../image/references.js';
 import { Kind } from '../image/host-clusters.js';
@@ -19,6 +20,8 @@ export class Volume {
   readonly image: Image;
   readonly clusters: HostClusters;
   readonly map: ClusterMap;
+  /** Snapshots by the offset of their L1 table; made when the first one moves, since there may be 65,536. */
+  #snapshotsAt: Map<number, SnapshotEntry[]> | undefined;
 
   constructor(image: Image, clusters: HostClusters) {
     this.image = image;
@@ -69,21 +72,41 @@ export class Volume {
 
   /** A table has moved: the fields in memory follow what the slots on disk say now. */
   tableMoved(kind: Kind, source: number, destination: number): void {
-    const { header, refcounts, snapshots } = this.image;
+    const { header, refcounts } = this.image;
     const { clusterBytes } = header;
     const from = source * clusterBytes;
     const to = destination * clusterBytes;
     if (kind === Kind.l1Table) {
       if (header.l1Entries > 0 && header.l1Offset === from) header.l1Offset = to;
-      for (const entry of snapshots) if (entry.l1Entries > 0 && entry.l1Offset === from) entry.l1Offset = to;
+      this.#snapshotTableMoved(from, to);
     } else if (kind === Kind.snapshotTable && header.snapshotsOffset === from) {
       header.snapshotsOffset = to;
     } else if (kind === Kind.refcountTable && refcounts.tableOffset === from) {
       refcounts.tableOffset = to;
       header.refcountTableOffset = to;
     } else if (kind === Kind.refcountBlock) {
-      const index = refcounts.blocks.indexOf(from);
-      if (index >= 0) refcounts.blocks[index] = to;
+      const index = refcounts.indexOfBlock(from);
+      if (index >= 0) refcounts.blockMoved(index, to);
     }
+  }
+
+  #snapshotTableMoved(from: number, to: number): void {
+    this.#snapshotsAt ??= this.#indexSnapshots();
+    const entries = this.#snapshotsAt.get(from);
+    if (entries === undefined) return;
+    for (const entry of entries) entry.l1Offset = to;
+    this.#snapshotsAt.delete(from);
+    this.#snapshotsAt.set(to, entries);
+  }
+
+  #indexSnapshots(): Map<number, SnapshotEntry[]> {
+    const index = new Map<number, SnapshotEntry[]>();
+    for (const entry of this.image.snapshots) {
+      if (entry.l1Entries === 0) continue;
+      const sharing = index.get(entry.l1Offset);
+      if (sharing === undefined) index.set(entry.l1Offset, [entry]);
+      else sharing.push(entry);
+    }
+    return index;
   }
 }

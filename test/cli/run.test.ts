@@ -8,7 +8,7 @@ import { fakeCheck, fakeCompact, fakeErase, fakePlan } from './fake-results.js';
 const engine = vi.hoisted(() => ({ compact: vi.fn(), eraseJunk: vi.fn(), plan: vi.fn(), check: vi.fn() }));
 vi.mock('../../src/cli/engine.js', async () => {
   const errors = await import('../../src/errors.js');
-  return { loadEngine: () => Promise.resolve({ ...engine, QcowError: errors.QcowError }) };
+  return { ENGINE: { ...engine, QcowError: errors.QcowError } };
 });
 
 let stdout = '';

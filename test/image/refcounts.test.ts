@@ -146,6 +146,32 @@ describe('counts in memory', () => {
     expect(refcounts.slotOf(2)).toBe(refcounts.tableOffset + 16);
   });
 
+  test('a block is found by its place, wherever it went', async () => {
+    const { refcounts, blockAt } = await threeBlocks();
+    expect([0, 1, 2].map((i) => refcounts.indexOfBlock(blockAt(i)))).toEqual([0, 1, 2]);
+    refcounts.blockMoved(1, 4096 * 700);
+    expect(refcounts.indexOfBlock(blockAt(1))).toBe(-1);
+    expect(refcounts.indexOfBlock(4096 * 700)).toBe(1);
+    refcounts.removeBlock(0);
+    expect(refcounts.indexOfBlock(blockAt(0))).toBe(-1);
+    expect(refcounts.present).toEqual([1, 2]);
+    refcounts.addBlock(5, 4096 * 800);
+    expect(refcounts.indexOfBlock(4096 * 800)).toBe(5);
+    expect(refcounts.present).toEqual([1, 2, 5]);
+    expect(refcounts.indexOfBlock(0)).toBe(-1);
+  });
+
+  test('clusters that went and came back have the count 0, in the memory that there was', async () => {
+    const { refcounts } = await threeBlocks();
+    const memory = refcounts.counts;
+    refcounts.set(1100, 4);
+    refcounts.resize(1000);
+    expect(refcounts.counts).toBe(memory);
+    refcounts.resize(1200);
+    expect(refcounts.counts).toBe(memory);
+    expect(refcounts.get(1100)).toBe(0);
+  });
+
   test('counts beyond the end of the file are found, and zeroed when they are dropped', async () => {
     for (const order of [0, 2, 4, 6]) {
       const bytes = image({ clusterBits: 9, refcountOrder: order })

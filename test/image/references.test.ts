@@ -5,6 +5,8 @@ import { readTables } from '../../src/image/table-reader.js';
 import { substituteEntries, substituteSnapshots } from '../../src/image/substitute.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { RecordingDevice } from '../../src/device/recording-device.js';
+import { openImage } from '../../src/image/image.js';
+import { walk } from '../../src/image/walk.js';
 import { image } from '../support/image-builder.js';
 import { randomImage } from '../support/random-image.js';
 import { type Opened, opened, withWord } from './opened.js';
@@ -145,6 +147,66 @@ describe('reading tables', () => {
     const seen: number[] = [];
     await readTables(recorder, 2 << 20, [0, 1, 2], (cluster) => void seen.push(cluster));
     expect(seen).toEqual([0, 1, 2]);
+  });
+});
+
+describe('tables in holes of the file', () => {
+  const MIB = 1 << 20;
+
+  /** `bytes` at the start of a file of 40 MiB that holds nothing else. */
+  async function sparse(bytes: Uint8Array): Promise<RecordingDevice> {
+    const memory = new MemoryDevice(bytes);
+    await memory.truncate(40 * MIB);
+    return new RecordingDevice(memory);
+  }
+
+  test('beyond the first 16 MiB of them, tables are read only where the host has data', async () => {
+    const recorder = await sparse(new Uint8Array(0));
+    await recorder.write(Uint8Array.of(1), 30 * MIB);
+    const wanted = Array.from({ length: 640 }, (_, i) => i);
+    const seen: number[] = [];
+    await readTables(recorder, 65536, wanted, (cluster, [first]) => {
+      if (first !== 0) seen.push(cluster);
+    });
+    expect(seen).toEqual([480]);
+    // What was in flight when the limit was reached comes on top.
+    expect(recorder.bytesRead).toBeLessThanOrEqual((16 + 4 + 1) * MIB);
+  });
+
+  test('an ordinary file: its host is not asked', async () => {
+    const recorder = new RecordingDevice(new MemoryDevice(new Uint8Array(40 * MIB).fill(1)));
+    recorder.dataExtent = () => expect.unreachable();
+    let seen = 0;
+    const wanted = Array.from({ length: 640 }, (_, i) => i);
+    await readTables(recorder, 65536, wanted, () => void seen++);
+    expect(seen).toBe(640);
+  });
+
+  test('L2 tables: a walk does not read 39 MiB of them', async () => {
+    const built = image({ clusterBits: 16, l1Size: 640 }).write(0).buildWithMap();
+    const recorder = await sparse(built.bytes);
+    const entry = new Uint8Array(8);
+    for (let index = 1; index < 600; index++) {
+      new DataView(entry.buffer).setBigUint64(0, (1n << 63n) | BigInt((30 + index) * 65536));
+      await recorder.write(entry, built.where('L1') * 65536 + index * 8);
+    }
+    const found = await openImage(recorder);
+    const { clusters } = await walk(found);
+    expect(clusters.kind(30 + 599)).toBe(Kind.l2Table);
+    expect(recorder.bytesRead).toBeLessThan(22 * MIB);
+  });
+
+  test('L1 tables: a walk does not read 32 MiB of one', async () => {
+    const built = image({ clusterBits: 16 }).write(0).snapshot('a').buildWithMap();
+    const recorder = await sparse(built.bytes);
+    const snapshot = new Uint8Array(12);
+    new DataView(snapshot.buffer).setBigUint64(0, BigInt(30 * 65536));
+    new DataView(snapshot.buffer).setUint32(8, (32 * MIB) / 8);
+    await recorder.write(snapshot, built.where('snapshot table') * 65536);
+    const found = await openImage(recorder);
+    const { clusters } = await walk(found);
+    expect(clusters.kind(30 + 511)).toBe(Kind.l1Table);
+    expect(recorder.bytesRead).toBeLessThan(20 * MIB);
   });
 });
 

@@ -1,8 +1,10 @@
 import { describe, expect, test } from 'vitest';
 import { Kind } from '../../src/image/host-clusters.js';
-import { requireSound } from '../../src/image/walk.js';
+import { visitReferences } from '../../src/image/references.js';
+import { Census, type Walk, requireSound } from '../../src/image/walk.js';
 import { image, type ImageBuilder } from '../support/image-builder.js';
 import { inspect } from '../support/oracle.js';
+import { Random } from '../support/random.js';
 import { randomImage } from '../support/random-image.js';
 import { opened, withWord } from './opened.js';
 
@@ -87,6 +89,22 @@ describe('a walk counts', () => {
         leaks: expected.leaks,
       });
       expect(live + junk, description).toBe(expected.clusterCount);
+    }
+  });
+
+  test('the loop for ordinary entries changes nothing, in damaged images either', async () => {
+    for (let seed = 1; seed <= 150; seed++) {
+      const { bytes, description } = randomImage(seed, { maxClusters: 200 });
+      const damaged = damage(bytes, (await opened(bytes)).walked, new Random(seed));
+      const { image: found, walked } = await opened(damaged).catch(() => ({ image: null, walked: null }));
+      if (found === null) continue;
+      const slow = new Census(found);
+      slow.takeOrdinary = (_, from) => from;
+      await visitReferences(found, slow.clusters, slow);
+      const counted = slow.compareCounts();
+      expect({ live: walked.live, junk: walked.junk }, description).toEqual(counted);
+      expect(walked.findings, description).toEqual(slow.findings);
+      expect(walked.clusters, description).toEqual(slow.clusters);
     }
   });
 
@@ -307,3 +325,27 @@ describe('a walk finds', () => {
     await expect(opened(bytes)).rejects.toThrow(/compressed clusters.*L2 table at 0x4000, entry 1/);
   });
 });
+
+/** A few bits of L2 entries flipped, a few entries that name what another one names, a few refcounts changed. */
+function damage(bytes: Uint8Array, { clusters }: Walk, random: Random): Uint8Array {
+  const clusterBytes = 2 ** bytes[23]!;
+  const words = (kind: Kind) =>
+    [...clusters.ofKind(kind)]
+      .flatMap((cluster) =>
+        Array.from({ length: clusterBytes / 8 }, (_, i) => cluster * clusterBytes + i * 8),
+      )
+      .filter((at) => at + 8 <= bytes.length);
+  let damaged = bytes;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const entries = words(Kind.l2Table).filter((at) => view.getBigUint64(at) !== 0n);
+  for (let i = random.int(4); i > 0 && entries.length > 0; i--) {
+    const other = view.getBigUint64(random.pick(entries));
+    const bit = 1n << BigInt(random.pick([0, 1, 8, 9, 10, 14, 20, 33, 47, 48, 55, 56, 61, 63]));
+    const change = random.chance(0.5) ? (word: bigint) => word ^ bit : () => other;
+    damaged = withWord(damaged, random.pick(entries), change);
+  }
+  for (let i = random.int(3); i > 0; i--) {
+    damaged = withWord(damaged, random.pick(words(Kind.refcountBlock)), (word) => word ^ 1n);
+  }
+  return damaged;
+}
