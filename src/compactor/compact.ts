@@ -81,7 +81,7 @@ interface Work {
 function nothingToDo({ figures, lengthBefore }: Session, options: CompactOptions): Work {
   const planned = planOf(figures, lengthBefore, figures.clusters.total, 0);
   announcePlan(planned, options);
-  const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, excess: 0 };
+  const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, leaksLeft: 0, excess: 0 };
   return { planned, report, referencesUpdated: 0, clustersErased: 0 };
 }
 

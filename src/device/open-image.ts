@@ -55,11 +55,18 @@ export async function openImageFile(path: string, options: { mode: OpenMode }): 
   }
 }
 
+/** Not by fs.promises, which takes a millisecond to load. */
+function stat(path: string): Promise<fs.BigIntStats> {
+  return new Promise((resolve, reject) => {
+    fs.stat(path, { bigint: true }, (error, found) => (error === null ? resolve(found) : reject(error)));
+  });
+}
+
 /** Follows symbolic links; refuses everything but regular files, before opening, which a FIFO would answer by waiting. */
 async function statFile(path: string): Promise<fs.BigIntStats> {
   let found: fs.BigIntStats;
   try {
-    found = await fs.promises.stat(path, { bigint: true });
+    found = await stat(path);
   } catch (error) {
     throw new QcowError('CANNOT_OPEN', `cannot open it: ${systemReason(error)}`, { cause: error });
   }

@@ -210,7 +210,7 @@ export class Compaction {
     const { blocks } = image.refcounts;
     const last = map.lastCluster;
     if (last < goal.finalClusters || clusters.kind(last) !== Kind.refcountBlock) return;
-    if (blocks.indexOf(last * clusterBytes) < goal.blockCount) return;
+    if (image.refcounts.indexOfBlock(last * clusterBytes) < goal.blockCount) return;
     // One that a later round of this plan moves must stay until then.
     const moving = (block: number) => block !== 0 && indexIn(plan.sources, block / clusterBytes) >= 0;
     if (moving(image.refcounts.tableOffset) || blocks.subarray(goal.blockCount).some(moving)) return;

@@ -62,7 +62,7 @@ export async function copyMoves(
 
   for (const extent of [...moves.extents(1, (source) => kindOf(source) === Kind.refcountBlock)]) {
     await copyExtent(volume, locks, moves, extent, onCopied, async (from, to) => {
-      const index = volume.image.refcounts.blocks.indexOf(from);
+      const index = volume.image.refcounts.indexOfBlock(from);
       // Not a copy of the disk but the counts in memory: those that this round raised are in it (design 5).
       await volume.device.write(volume.image.refcounts.encodeBlock(index), to);
     });

@@ -35,7 +35,7 @@ export function minimalSize(
 /** The goal for the volume as it is now, with `keepErased` clusters left as a pool. */
 export function goalFor(volume: Volume, keepErased: number): Goal {
   const { refcounts, fileClusters } = volume.image;
-  const present = refcounts.blocks.reduce((count, block) => count + (block === 0 ? 0 : 1), 0);
+  const present = refcounts.present.length;
   const live = volume.map.countOf(State.live) + volume.map.countOf(State.leaving);
   const other = live - present - refcounts.tableClusters;
   const { clusters, blockCount, tableClusters } = minimalSize(other, refcounts.perBlock, volume.clusterBytes);
