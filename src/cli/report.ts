@@ -25,9 +25,11 @@ export function reportLines(path: string, finished: Finished, colors: Colors): s
 
 function compactLine(result: CompactResult, colors: Colors): string {
   if (result.outcome === 'clean') {
-    const excess = countOf(result.excessClusters, 'cluster');
+    const remains: string[] = [];
+    if (result.excessClusters > 0) remains.push(`${countOf(result.excessClusters, 'cluster')} too long`);
+    if (result.leaksLeft > 0) remains.push(`${countOf(result.leaksLeft, 'leaked cluster')} left`);
     const state =
-      result.excessClusters === 0 ? 'already compact' : `nothing more can be moved, ${excess} too long`;
+      remains.length === 0 ? 'already compact' : `nothing more can be moved, ${remains.join(', ')}`;
     return `${humanBytes(result.lengthAfter)}, ${state}`;
   }
   const parts = [

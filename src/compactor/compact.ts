@@ -61,6 +61,7 @@ export async function compactDevice(
     referencesUpdated,
     clustersErased,
     leaksReclaimed: report.leaksReclaimed,
+    leaksLeft: report.leaksLeft,
     excessClusters: report.excess,
     rounds: report.rounds,
     barriers: session.device.barriers,

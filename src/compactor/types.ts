@@ -69,6 +69,8 @@ export interface CompactResult extends PlanResult {
   referencesUpdated: number;
   clustersErased: number;
   leaksReclaimed: number;
+  /** Leaks that only a move could free, for which the host had no room. */
+  leaksLeft: number;
   /** Clusters of the file beyond the least that the image needs: 0 unless no place fits a table that stands there. */
   excessClusters: number;
   rounds: number;

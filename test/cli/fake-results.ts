@@ -39,6 +39,7 @@ export function fakeCompact(changes: Partial<CompactResult> = {}): CompactResult
     clustersErased: 0,
     leaksReclaimed: 0,
     excessClusters: 0,
+    leaksLeft: 0,
     rounds: 13,
     barriers: 27,
     bytesWritten: 3.11 * GIB,

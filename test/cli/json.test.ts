@@ -23,6 +23,7 @@ const ERASED = ['clustersErased', 'leaksReclaimed', 'bytesWritten', 'seconds'];
 const COMPACT = [
   'bytesMoved',
   'referencesUpdated',
+  'leaksLeft',
   'excessClusters',
   'rounds',
   'barriers',
