@@ -94,7 +94,15 @@ describe('--json', () => {
       outcome: 'compacted',
       names: [
         ...PLAN,
-        ...['bytesMoved', 'referencesUpdated', 'clustersErased', 'leaksReclaimed', 'rounds', 'barriers'],
+        ...[
+          'bytesMoved',
+          'referencesUpdated',
+          'clustersErased',
+          'leaksReclaimed',
+          'rounds',
+          'barriers',
+          'excessClusters',
+        ],
         ...['bytesWritten', 'allocatedBefore', 'allocatedAfter', 'seconds'],
       ],
     },
