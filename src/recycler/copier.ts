@@ -11,11 +11,12 @@ import { type Extent, MoveState, type Moves } from './moves.js';
 import type { Run, Volume } from './volume.js';
 import { State } from './cluster-map.js';
 import { SourceData } from './source-data.js';
+import { Turns } from './turns.js';
 import { makeHole } from './zeroes.js';
 
-/** Neighbours are copied in pieces of this much; four are under way: copying is bound by latency. */
+/** Neighbours are copied in pieces of this much; so many are under way as make turns of reads and writes long. */
 const PIECE_BYTES = 1 << 20;
-const WORKERS = 4;
+const WORKERS = 16;
 
 export type OnCopied = (bytes: number) => void;
 
@@ -38,11 +39,12 @@ export async function copyMoves(
       end: (source + count) * clusterBytes,
     })),
   );
+  const turns = new Turns();
   await inParallel(
     pieces,
     (extent, buffer) =>
       copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
-        copyData(volume.device, data, from, to, buffer.subarray(0, length)),
+        copyData(volume.device, data, turns, from, to, buffer.subarray(0, length)),
       ),
     perPiece * clusterBytes,
   );
@@ -147,6 +149,7 @@ async function copyExtent(
 async function copyData(
   device: BlockDevice,
   data: SourceData,
+  turns: Turns,
   from: number,
   to: number,
   buffer: Uint8Array,
@@ -159,8 +162,8 @@ async function copyData(
     if (extent === null) return;
     const end = Math.min(length, Math.ceil((extent.end - from) / SECTOR) * SECTOR);
     const bytes = buffer.subarray(start, end);
-    await device.read(bytes, from + start);
-    await device.write(bytes, to + start);
+    await turns.read(() => device.read(bytes, from + start));
+    await turns.write(() => device.write(bytes, to + start));
     at = end;
   }
 }
