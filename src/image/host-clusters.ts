@@ -15,6 +15,8 @@ export const Kind = {
   snapshotTable: 5,
   l2Table: 6,
   data: 7,
+  /** Holds compressed extents, or parts of them. */
+  compressed: 8,
 } as const;
 export type Kind = (typeof Kind)[keyof typeof Kind];
 
@@ -27,6 +29,7 @@ export const KIND_NAMES = [
   'snapshot table',
   'L2 table',
   'data',
+  'compressed data',
 ] as const;
 
 const KIND_MASK = 0x0f;
