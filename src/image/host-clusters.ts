@@ -63,6 +63,11 @@ export class HostClusters {
     this.kinds[cluster] = (this.kinds[cluster]! & ~KIND_MASK) | kind;
   }
 
+  /** Whether something is compressed: such clusters carry no other mark. */
+  get hasCompressed(): boolean {
+    return this.kinds.includes(Kind.compressed);
+  }
+
   /** Clusters of `kind`, ascending; by memchr, since of a large image this finds few among many. */
   *ofKind(kind: Kind): Iterable<number> {
     const values = [kind, kind | ACTIVE, kind | UNFLAGGED, kind | ACTIVE | UNFLAGGED];

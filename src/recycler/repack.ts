@@ -7,7 +7,7 @@ import { type Extents, collectExtents } from '../image/extents.js';
 import { Kind } from '../image/host-clusters.js';
 import { State } from './cluster-map.js';
 import { type ExtentMove, moveExtents } from './extent-round.js';
-import { type Goal, goalFor } from './goal.js';
+import { goalFor } from './goal.js';
 import { type Packing, packExtents } from './packing.js';
 import type { Recycler } from './recycler.js';
 import type { Volume } from './volume.js';
@@ -61,7 +61,6 @@ export async function planRepack(volume: Volume, keepErased: number): Promise<Re
 /** What a repacking needs of the run that it is part of. */
 export interface RepackHost {
   recycler: Recycler;
-  goal: () => Goal;
   /** Bytes of one round at most. */
   roundBytes: () => Promise<number>;
   /** Moves single clusters: sources and destinations ascending, `extendBy` new clusters at the end among these. */
