@@ -152,6 +152,20 @@ describe('QEMU and the oracle agree', () => {
   });
 });
 
+test('the move of a shared extent that a crash interrupted leaks, and the guest reads the same', () => {
+  const builder = image({ seed: 6, virtualSize: 20 * CLUSTER })
+    .compressRange(0, 5)
+    .snapshot('a')
+    .compress(1);
+  const before = readGuest(guestView(builder.build()));
+  expect(builder.halfMoveData(0)).toBe(true);
+  expect(builder.halfMoveData(1)).toBe(false);
+  const built = builder.buildWithMap();
+  expect(built.extents).toHaveLength(7);
+  expect(leaks(built.bytes)).toBeGreaterThan(1);
+  expect(Buffer.compare(readGuest(guestView(built.bytes)), before)).toBe(0);
+});
+
 test('the sizes of extents are between a tenth and nine tenths of a cluster', () => {
   for (const clusterBits of [9, 12, 16]) {
     const { extents: built } = image({ clusterBits }).compressRange(0, 60).buildWithMap();

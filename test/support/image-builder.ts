@@ -179,30 +179,34 @@ export class ImageBuilder {
   }
 
   /**
-   * As a crash leaves a move of a data cluster that several L2 tables share: some lead to the copy,
-   * some to the original, both with the full refcount. False when nothing shares the cluster.
+   * As a crash leaves a move of a data cluster, or of a compressed one, that several L2 tables share:
+   * some lead to the copy, some to the original, both with the full refcount. False when nothing
+   * shares the cluster.
    */
   halfMoveData(guestCluster: number, layer: L1Table = this.model.active): boolean {
-    const data = this.model.entry(layer, guestCluster)?.data ?? null;
-    const count = data === null ? 0 : (this.model.refcounts().get(data) ?? 0);
+    const entry = this.model.entry(layer, guestCluster);
+    const unit = entry?.extent ?? entry?.data ?? null;
+    const count = unit === null ? 0 : (this.model.refcounts().get(unit) ?? 0);
     const slots: [L2Unit, number][] = [];
     for (const table of this.model.distinctL2().keys()) {
       for (const [index, entry] of table.entries) {
-        if (entry.data === data) {
+        if ((entry.extent ?? entry.data) === unit) {
           slots.push([table, index]);
         }
       }
     }
-    if (data === null || slots.length < 2) {
+    if (unit === null || slots.length < 2) {
       return false;
     }
-    const copy = new DataUnit(data.content);
-    data.refcountAtLeast = count;
+    const copy = unit instanceof ExtentUnit ? new ExtentUnit(unit.content) : new DataUnit(unit.content);
+    unit.refcountAtLeast = count;
     copy.refcountAtLeast = count;
     for (const [table, index] of this.random
       .shuffle(slots)
       .slice(0, this.random.between(1, slots.length - 1))) {
-      table.entries.set(index, { zero: table.entries.get(index)?.zero ?? false, data: copy });
+      const zero = table.entries.get(index)?.zero ?? false;
+      const moved = copy instanceof ExtentUnit ? { zero, data: null, extent: copy } : { zero, data: copy };
+      table.entries.set(index, moved);
     }
     return true;
   }

@@ -58,7 +58,7 @@ export interface BuiltExtent {
   readonly offset: number;
   /** Bytes of compressed data, without what the last sector holds after them. */
   readonly length: number;
-  /** Paths to it. */
+  /** What it adds to the refcount of each host cluster that it touches: the paths to it. */
   readonly refcount: number;
 }
 

@@ -13,6 +13,8 @@ export class DataUnit {
 
 /** One compressed cluster: less than a cluster of bytes, which share host clusters with others. */
 export class ExtentUnit {
+  refcountAtLeast = 0;
+
   constructor(readonly content: Uint8Array) {}
 }
 
@@ -149,9 +151,7 @@ export class ImageModel {
       }
     }
     for (const [unit, count] of paths) {
-      if (!(unit instanceof ExtentUnit)) {
-        paths.set(unit, Math.max(count, unit.refcountAtLeast));
-      }
+      paths.set(unit, Math.max(count, unit.refcountAtLeast));
     }
     return paths;
   }
