@@ -59,26 +59,6 @@ export class Extents {
   end(extent: number): number {
     return this.offsets[extent]! + this.lengths[extent]!;
   }
-
-  /** Puts extents elsewhere; the order follows. `destinations`: host offset for each index of `moved`. */
-  relocated(moved: readonly number[], destinations: readonly number[]): Extents {
-    const offsets = this.#perSlot(this.offsets);
-    for (const [k, extent] of moved.entries()) {
-      offsets.fill(destinations[k]!, this.slotsFrom[extent], this.slotsFrom[extent + 1]);
-    }
-    const paths = new Uint32Array(this.slots.length);
-    // Only the sum counts: all of it goes to the first descriptor.
-    for (let extent = 0; extent < this.count; extent++) paths[this.slotsFrom[extent]!] = this.paths[extent]!;
-    return new Extents({ offsets, lengths: this.#perSlot(this.lengths), slots: this.slots, paths });
-  }
-
-  #perSlot(values: Float64Array): Float64Array {
-    const spread = new Float64Array(this.slots.length);
-    for (let extent = 0; extent < this.count; extent++) {
-      spread.fill(values[extent]!, this.slotsFrom[extent], this.slotsFrom[extent + 1]);
-    }
-    return spread;
-  }
 }
 
 /** One pass over the tables; null where nothing is compressed. */

@@ -17,7 +17,7 @@ import { cutRounds, reachOf } from './rounds.js';
 import { collectSlots } from './slot-collector.js';
 import { createMissingBlocks, describeRange, nextRange, releaseUnneeded } from './structures.js';
 import { assertInSync } from './sync-check.js';
-import type { Volume } from './volume.js';
+import type { Run, Volume } from './volume.js';
 
 export const DEFAULT_ROUND_BYTES = 256 << 20;
 /** While the host is nearly full a plan has this many rounds: what they free makes the next ones larger. */
@@ -107,7 +107,7 @@ export class Compaction {
     const host: RepackHost = {
       recycler: this.recycler,
       roundBytes: async () => (await this.#room.budget(this.#goal())).bytes,
-      moveClusters: (sources, destinations, extendBy) => this.#moveClusters(sources, destinations, extendBy),
+      moveClusters: (sources, destinations, run) => this.#moveClusters(sources, destinations, run),
       describeNext: () => this.#describeNext(),
       shorten: (atLeast) => this.#shorten(atLeast),
       roundDone: () => {
@@ -126,13 +126,13 @@ export class Compaction {
     if (this.#options.runtimeAsserts) await assertInSync(this.#volume);
   }
 
-  async #moveClusters(sources: number[], destinations: number[], extendBy: number): Promise<void> {
+  async #moveClusters(sources: number[], destinations: number[], run?: Run): Promise<void> {
     const goal = this.#goal();
     const plan: Plan = {
       sources: Uint32Array.from(sources),
       destinations: Uint32Array.from(destinations),
-      extendBy,
-      runStarts: new Map(),
+      extendBy: Math.max(0, destinations.at(-1)! + 1 - this.#volume.map.clusterCount),
+      runStarts: new Map(run === undefined ? [] : [[run.first, run.count]]),
       lacksRange: false,
     };
     await this.#runPlan(plan, goal, await this.#room.budget(goal));

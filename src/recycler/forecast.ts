@@ -17,7 +17,7 @@ export interface Forecast {
 export async function forecast(volume: Volume, keepErased: number): Promise<Forecast> {
   const repack = await planRepack(volume, keepErased);
   const goal = goalFor(volume, keepErased, repack?.savedClusters);
-  const clustersToMove = expectedMoves(volume, goal) + (repack?.inTheWay.length ?? 0);
+  const clustersToMove = expectedMoves(volume, goal) + (repack?.inTheWay ?? 0);
   const bytesToCopy = clustersToMove * volume.clusterBytes + (repack?.bytesToCopy ?? 0);
   return { goal, repack, clustersToMove, bytesToCopy };
 }

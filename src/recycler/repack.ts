@@ -6,11 +6,12 @@ import { greatestCount } from '../format/refcounts.js';
 import { type Extents, collectExtents } from '../image/extents.js';
 import { Kind } from '../image/host-clusters.js';
 import { State } from './cluster-map.js';
+import { range } from './eraser.js';
 import { type ExtentMove, moveExtents } from './extent-round.js';
 import { goalFor } from './goal.js';
 import { type Packing, packExtents } from './packing.js';
 import type { Recycler } from './recycler.js';
-import type { Volume } from './volume.js';
+import type { Run, Volume } from './volume.js';
 
 /** A window is this long at most, and an eighth of all that is packed: so much may be copied twice. */
 const WINDOW_BYTES = 64 << 20;
@@ -19,14 +20,12 @@ const WINDOW_SHARE = 8;
 const LEAST_WINDOW = 4;
 
 export interface RepackPlan {
-  extents: Extents;
-  /** The stretch of clusters that holds all extents afterwards: [first, packing.endCluster). */
+  /** Where the stretch of clusters begins that holds all extents afterwards. */
   first: number;
-  packing: Packing;
   /** Clusters that the extents need less than now. */
   savedClusters: number;
-  /** Single clusters that must leave the stretch. */
-  inTheWay: number[];
+  /** Clusters that must leave the stretch. */
+  inTheWay: number;
   bytesToCopy: number;
 }
 
@@ -38,24 +37,26 @@ export async function planRepack(volume: Volume, keepErased: number): Promise<Re
   if (firstContainer === undefined || lastContainer === undefined) return null;
   const extents = await collectExtents(volume.image, volume.clusters);
   if (extents === null) return null;
-  for (let first = firstContainer; first > 0;) {
-    const packing = packInto(volume, extents, first);
-    if (packing === null || packing.clusters > containers.length) return null;
-    const savedClusters = containers.length - packing.clusters;
-    const { moveLimit } = goalFor(volume, keepErased, savedClusters);
-    if (savedClusters === 0 && lastContainer < moveLimit) return null;
-    if (packing.endCluster > moveLimit) {
-      first -= packing.endCluster - moveLimit;
-      continue;
-    }
-    const inTheWay = singlesIn(volume, first, packing.endCluster);
-    const bytesToCopy = movesOf(extents, packing).reduce(
-      (sum, { extent }) => sum + extents.lengths[extent]!,
-      0,
-    );
-    return { extents, first, packing, savedClusters, inTheWay, bytesToCopy };
+  let packing = packInto(volume, extents, firstContainer);
+  const savedClusters = containers.length - packing.clusters;
+  if (savedClusters < 0) return null;
+  const { moveLimit } = goalFor(volume, keepErased, savedClusters);
+  if (savedClusters === 0 && lastContainer < moveLimit) return null;
+  // Where they begin now, unless there is no room for them, or then not for the tables that must stay in one piece.
+  let first = firstContainer;
+  const inRuns = volume.runs().reduce((sum, { count }) => sum + (count > 1 ? count : 0), 0);
+  const tablesFit = first - 1 >= inRuns || moveLimit - packing.endCluster >= inRuns;
+  if (packing.endCluster > moveLimit || !tablesFit) {
+    first = moveLimit - packing.clusters;
+    packing = packInto(volume, extents, first);
   }
-  return null;
+  if (first < 1 || packing.endCluster > moveLimit) return null;
+  const inTheWay = [...othersIn(volume, first, packing.endCluster)];
+  const bytesToCopy = movesOf(extents, packing).reduce(
+    (sum, { extent }) => sum + extents.lengths[extent]!,
+    0,
+  );
+  return { first, savedClusters, inTheWay: inTheWay.length, bytesToCopy };
 }
 
 /** What a repacking needs of the run that it is part of. */
@@ -63,8 +64,11 @@ export interface RepackHost {
   recycler: Recycler;
   /** Bytes of one round at most. */
   roundBytes: () => Promise<number>;
-  /** Moves single clusters: sources and destinations ascending, `extendBy` new clusters at the end among these. */
-  moveClusters: (sources: number[], destinations: number[], extendBy: number) => Promise<void>;
+  /**
+   * Moves clusters, both arrays ascending, some of the destinations beyond the end of the file; `run`: the table
+   * that they are, where they must stay together.
+   */
+  moveClusters: (sources: number[], destinations: number[], run?: Run) => Promise<void>;
   /** Describes the range after the file's end by a refcount block; false where the table has no entry for it. */
   describeNext: () => Promise<boolean>;
   shorten: (atLeast: number) => Promise<void>;
@@ -74,85 +78,58 @@ export interface RepackHost {
 }
 
 /** Carries `plan` out; returns early at a barrier when it is stopped. Throws NoRoom; the image is valid then. */
-export async function repack(plan: RepackPlan, host: RepackHost): Promise<void> {
+export async function repack({ first }: RepackPlan, host: RepackHost): Promise<void> {
   const { recycler } = host;
   const { volume } = recycler;
   const { map, clusterBytes } = volume;
-  const { first, packing } = plan;
-  await clearStretch(plan, host);
-  if (host.stopped()) return;
-  if (map.clusterCount < packing.endCluster) await recycler.extend(packing.endCluster - map.clusterCount);
-  // L2 tables may have moved, and the descriptors with them.
-  let extents = await collectExtents(volume.image, volume.clusters);
-  while (extents !== null) {
-    const packed: Packing | null = packInto(volume, extents, first);
-    if (packed === null) throw new Error('compressed extents do not fit where they should');
-    const moves = movesOf(extents, packed);
+  for (;;) {
+    const extents = await collectExtents(volume.image, volume.clusters);
+    if (extents === null || host.stopped()) return;
+    const { offsets, clusters, endCluster } = packInto(volume, extents, first);
+    const moves = movesOf(extents, { offsets });
+    if (moves.length === 0) return;
+    // L2 tables may move with the rest: their descriptors are looked for again then.
+    if (await clearStretch(host, first, endCluster)) continue;
+    if (map.clusterCount < endCluster) await recycler.extend(endCluster - map.clusterCount);
     const perRound = Math.floor((await host.roundBytes()) / clusterBytes);
-    const share = Math.ceil(packed.clusters / WINDOW_SHARE);
-    const window = Math.max(LEAST_WINDOW, Math.min(share, perRound, Math.floor(WINDOW_BYTES / clusterBytes)));
-    const relocated: ExtentMove[] = [];
+    const share = Math.ceil(clusters / WINDOW_SHARE);
+    const most = Math.max(LEAST_WINDOW, Math.min(perRound, Math.floor(WINDOW_BYTES / clusterBytes)));
+    const window = Math.min(most, Math.max(LEAST_WINDOW, share));
     let aside: ExtentMove[] = [];
     for (let next = 0; next < moves.length && aside.length === 0;) {
       const batch = batchOf(extents, moves, next, window, clusterBytes);
-      aside = await placesAside(host, extents, moves.slice(next), batch, packed.endCluster);
-      const turn = aside.length > 0 ? aside : batch;
-      await moveExtents(recycler, extents, turn, host.onCopied);
-      await host.shorten(packed.endCluster);
+      aside = await placesAside(host, extents, moves.slice(next), batch, endCluster, most);
+      await moveExtents(recycler, extents, aside.length > 0 ? aside : batch, host.onCopied);
+      await host.shorten(endCluster);
       host.roundDone();
-      relocated.push(...turn);
       next += batch.length;
       if (host.stopped()) return;
     }
-    if (relocated.length === 0) return;
-    extents = extents.relocated(
-      relocated.map(({ extent }) => extent),
-      relocated.map(({ destination }) => destination),
-    );
     if (aside.length === 0) return;
   }
 }
 
-/** All extents packed from cluster `first` on, around what cannot leave. */
-function packInto(volume: Volume, extents: Extents, first: number): Packing | null {
-  const { image, clusterBytes } = volume;
-  const { refcounts } = image;
-  const fixed = clustersOfRuns(volume);
-  return packExtents(extents, extents.offsets.keys(), first, {
+/** All extents packed from cluster `first` on. */
+function packInto({ image, clusterBytes }: Volume, extents: Extents, first: number): Packing {
+  const packing = packExtents(extents, extents.offsets.keys(), first, {
     clusterBytes,
-    greatestCount: greatestCount(refcounts.order),
-    usable: (cluster) => refcounts.covers(cluster) && !fixed.has(cluster),
-    endCluster: describedEnd(volume),
+    greatestCount: greatestCount(image.refcounts.order),
+    usable: () => true,
+    endCluster: Infinity,
   });
+  if (packing === null) throw new Error('more paths lead to a compressed extent than a refcount can hold');
+  return packing;
 }
 
-function describedEnd({ image }: Volume): number {
-  const { present, perBlock } = image.refcounts;
-  return ((present.at(-1) ?? -1) + 1) * perBlock;
-}
-
-function clustersOfRuns(volume: Volume): Set<number> {
-  const fixed = new Set([0]);
-  for (const { first, count } of volume.runs()) {
-    if (count > 1) for (let cluster = first; cluster < first + count; cluster++) fixed.add(cluster);
-  }
-  return fixed;
-}
-
-/** What can be moved as one cluster and lies in [first, end). */
-function singlesIn(volume: Volume, first: number, end: number): number[] {
-  const { map, clusters } = volume;
-  const fixed = clustersOfRuns(volume);
-  const singles: number[] = [];
+/** Live clusters of [first, end) that hold nothing compressed. */
+function* othersIn({ map, clusters }: Volume, first: number, end: number): Iterable<number> {
   for (let cluster = first; cluster < Math.min(end, map.clusterCount); cluster++) {
-    if (!map.is(cluster, State.live) || clusters.kind(cluster) === Kind.compressed) continue;
-    if (!fixed.has(cluster)) singles.push(cluster);
+    if (map.is(cluster, State.live) && clusters.kind(cluster) !== Kind.compressed) yield cluster;
   }
-  return singles;
 }
 
 /** Extents that are not where they should be. */
-function movesOf(extents: Extents, { offsets }: Packing): ExtentMove[] {
+function movesOf(extents: Extents, { offsets }: Pick<Packing, 'offsets'>): ExtentMove[] {
   const moves: ExtentMove[] = [];
   for (let extent = 0; extent < extents.count; extent++) {
     if (offsets[extent] !== extents.offsets[extent]) moves.push({ extent, destination: offsets[extent]! });
@@ -175,58 +152,96 @@ function batchOf(
   return moves.slice(next, last);
 }
 
-/** Single clusters leave the stretch: for holes elsewhere, the lowest first, or for the end of the file. */
-async function clearStretch({ first, packing }: RepackPlan, host: RepackHost): Promise<void> {
+/**
+ * Whatever is not compressed leaves [first, end): for holes elsewhere, the lowest first, or for the end of the
+ * file. Answers whether there was anything.
+ */
+async function clearStretch(host: RepackHost, first: number, end: number): Promise<boolean> {
   const { volume } = host.recycler;
-  const { map, image } = volume;
-  for (;;) {
-    const sources = singlesIn(volume, first, packing.endCluster);
-    if (sources.length === 0 || host.stopped()) return;
-    const destinations: number[] = [];
-    let extendBy = 0;
-    for (let cluster = 1; destinations.length < sources.length; cluster++) {
-      if (cluster === first) cluster = packing.endCluster;
-      if (!image.refcounts.covers(cluster)) {
-        if (cluster >= map.clusterCount) break;
-        continue;
-      }
-      if (cluster >= map.clusterCount) extendBy++;
-      else if (!map.is(cluster, State.junk)) continue;
-      destinations.push(cluster);
-    }
-    if (destinations.length > 0) {
-      await host.moveClusters(sources.slice(0, destinations.length), destinations, extendBy);
-    } else if (!(await host.describeNext())) throw new NoRoom();
+  let cleared = false;
+  while (!host.stopped()) {
+    const inTheWay = new Set(othersIn(volume, first, end));
+    if (inTheWay.size === 0) return cleared;
+    cleared = true;
+    const run = volume.runs().find(({ first: start, count }) => {
+      return count > 1 && range(start, count).some((cluster) => inTheWay.has(cluster));
+    });
+    const sources = run === undefined ? [...inTheWay] : range(run.first, run.count);
+    const destinations =
+      run === undefined ? singles(host, sources.length, first, end) : window(host, run.count, first, end);
+    if (destinations.length > 0)
+      await host.moveClusters(sources.slice(0, destinations.length), destinations, run);
+    else if (!(await host.describeNext())) throw new NoRoom();
   }
+  return cleared;
 }
 
-/** Moves to beyond the stretch for those of `pending` that lie where `batch` goes; none where nothing does. */
+/** Whether `cluster` can take something in, outside of [first, end); beyond the end of the file too. */
+function isPlace({ map, image }: Volume, cluster: number, first: number, end: number): boolean {
+  if (cluster >= first && cluster < end) return false;
+  return image.refcounts.covers(cluster) && (cluster >= map.clusterCount || map.is(cluster, State.junk));
+}
+
+/** Up to `count` places, ascending. */
+function singles({ recycler: { volume } }: RepackHost, count: number, first: number, end: number): number[] {
+  const places: number[] = [];
+  const last = describedEnd(volume);
+  for (let cluster = 1; cluster < last && places.length < count; cluster++) {
+    if (isPlace(volume, cluster, first, end)) places.push(cluster);
+  }
+  return places;
+}
+
+/** `count` neighbouring places; none where there are no such. */
+function window({ recycler: { volume } }: RepackHost, count: number, first: number, end: number): number[] {
+  const last = describedEnd(volume);
+  for (let cluster = 1, free = 0; cluster < last; cluster++) {
+    free = isPlace(volume, cluster, first, end) ? free + 1 : 0;
+    if (free === count) return range(cluster - count + 1, count);
+  }
+  return [];
+}
+
+function describedEnd({ image }: Volume): number {
+  const { present, perBlock } = image.refcounts;
+  return ((present.at(-1) ?? -1) + 1) * perBlock;
+}
+
+/**
+ * Moves to beyond the stretch for those of `pending` that lie where `batch` goes, and for what overlaps them, so
+ * that no sector is there twice afterwards, up to `most` clusters. None where nothing is in the way.
+ */
 async function placesAside(
   host: RepackHost,
   extents: Extents,
   pending: readonly ExtentMove[],
   batch: readonly ExtentMove[],
   beyond: number,
+  most: number,
 ): Promise<ExtentMove[]> {
   const { recycler } = host;
   const { volume } = recycler;
   const { map, image, clusterBytes } = volume;
-  const { refcounts } = image;
   const clusterOf = (offset: number) => Math.floor(offset / clusterBytes);
   const from = clusterOf(batch[0]!.destination);
   const last = batch.at(-1)!;
   const to = clusterOf(last.destination + extents.lengths[last.extent]! - 1);
-  const inWay = pending.filter(({ extent }) => {
-    return clusterOf(extents.offsets[extent]!) <= to && clusterOf(extents.end(extent) - 1) >= from;
-  });
-  if (inWay.length === 0) return [];
-  const indices = inWay.map(({ extent }) => extent);
+  const start = (at: number) => extents.offsets[pending[at]!.extent]!;
+  const end = (at: number) => extents.end(pending[at]!.extent);
+  const isInWay = (_: ExtentMove, at: number) => clusterOf(start(at)) <= to && clusterOf(end(at) - 1) >= from;
+  let low = pending.findIndex(isInWay);
+  if (low < 0) return [];
+  let high = pending.findLastIndex(isInWay);
+  const lengthBytes = () => end(high) - start(low);
+  while (low > 0 && end(low - 1) > start(low) && lengthBytes() < most * clusterBytes) low--;
+  while (high + 1 < pending.length && end(high) > start(high + 1) && lengthBytes() < most * clusterBytes)
+    high++;
+  const indices = pending.slice(low, high + 1).map(({ extent }) => extent);
   for (;;) {
     const packing = packExtents(extents, indices, beyond, {
       clusterBytes,
-      greatestCount: greatestCount(refcounts.order),
-      usable: (cluster) =>
-        refcounts.covers(cluster) && (cluster >= map.clusterCount || map.is(cluster, State.junk)),
+      greatestCount: greatestCount(image.refcounts.order),
+      usable: (cluster) => isPlace(volume, cluster, 0, beyond),
       endCluster: describedEnd(volume),
     });
     if (packing === null) {
