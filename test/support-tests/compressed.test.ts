@@ -15,6 +15,7 @@ import {
   inspect,
   minimalClusterCount,
   readGuest,
+  refcountsLimitSharing,
 } from '../support/oracle.js';
 import { checkImage, qemuImg, qemuIo } from '../support/qemu.js';
 import { Random } from '../support/random.js';
@@ -440,6 +441,21 @@ describe('the least number of clusters', () => {
     expect(count([300, 300, 100], { freshSectors: 1 })).toBe(3);
     expect(count([300, 300, 100], { freshClusters: 1, deadBytes: 1 })).toBe(3);
     expect(extentSectors(extents([300, 300]).snapshot('a').build())).toBe(2);
+  });
+
+  test('may be out of reach where refcounts limit sharing', () => {
+    const limited = (lengths: number[], options: ImageOptions) =>
+      refcountsLimitSharing(extents(lengths, { clusterBits: 12, ...options }).build());
+    expect(limited([], { refcountOrder: 0 })).toBe(false);
+    expect(limited([100], { refcountOrder: 0 })).toBe(false);
+    expect(limited([100, 100], { refcountOrder: 0 })).toBe(true);
+    expect(limited([100, 100, 100], { refcountOrder: 1 })).toBe(false);
+    expect(limited([100, 100, 100, 100], { refcountOrder: 1 })).toBe(true);
+    expect(limited(Array<number>(15).fill(10), { refcountOrder: 2 })).toBe(false);
+    expect(limited(Array<number>(300).fill(10), { refcountOrder: 3 })).toBe(true);
+    expect(limited(Array<number>(300).fill(10), { refcountOrder: 4 })).toBe(false);
+    const shared = extents([100, 100], { clusterBits: 12, refcountOrder: 1 }).snapshot('a').build();
+    expect(refcountsLimitSharing(shared)).toBe(true);
   });
 
   test('is what a dense image has', () => {

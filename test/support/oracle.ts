@@ -58,8 +58,8 @@ export function inspect(bytes: Uint8Array): Inspection {
 /**
  * The least number of host clusters that a leak-free image of the same live data needs: its refcount
  * structures describe themselves too, so the least fixed point, approached from below. Compressed
- * extents count as what they need when squeezed sector by sector: with refcounts too narrow for so
- * many of them in one cluster, no image is that small.
+ * extents count as what they need when squeezed sector by sector, which may be out of reach where
+ * `refcountsLimitSharing`.
  */
 export function minimalClusterCount(bytes: Uint8Array): number {
   const { inspector, layout } = inspected(bytes);
@@ -82,6 +82,18 @@ export function extentSectors(bytes: Uint8Array): number {
   return inspected(bytes).inspector.sectorsOfExtents();
 }
 
+/**
+ * Whether refcounts might be too narrow for so many references to the extents of one host cluster as
+ * some order of the sectors would bring together. Counts an extent once for each of its sectors, so
+ * that false is certain and true is not.
+ */
+export function refcountsLimitSharing(bytes: Uint8Array): boolean {
+  const { inspector, layout } = inspected(bytes);
+  const crowded = inspector.sectorReferences.toSorted().slice(-layout.clusterSize / 512);
+  const most = crowded.reduce((sum, references) => sum + references, 0);
+  return most > 2 ** (2 ** layout.refcountOrder) - 1;
+}
+
 function inspected(bytes: Uint8Array): { inspector: Inspector; layout: ImageLayout } {
   const layout = readLayout(bytes);
   if (typeof layout === 'string') {
@@ -101,8 +113,8 @@ class Inspector {
   private readonly paths: Uint32Array;
   private readonly activeL2: Uint8Array;
   private readonly l2Clusters: number[] = [];
-  /** Of each sector of the file: whether a compressed extent touches it. */
-  private readonly extentSectors: Uint8Array;
+  /** Of each sector of the file: references to compressed extents that touch it. */
+  readonly sectorReferences: Float64Array;
   private stale = 0;
 
   constructor(private readonly layout: ImageLayout) {
@@ -111,7 +123,7 @@ class Inspector {
     this.references = new Float64Array(layout.clusterCount + 1);
     this.refcounts = new Float64Array(layout.clusterCount + 1);
     this.kinds = new Uint8Array(layout.clusterCount + 1);
-    this.extentSectors = new Uint8Array(((layout.clusterCount + 1) * layout.clusterSize) / 512);
+    this.sectorReferences = new Float64Array(((layout.clusterCount + 1) * layout.clusterSize) / 512);
     this.paths = new Uint32Array(layout.clusterCount);
     this.activeL2 = new Uint8Array(layout.clusterCount);
   }
@@ -168,7 +180,7 @@ class Inspector {
   }
 
   sectorsOfExtents(): number {
-    return this.extentSectors.reduce((count, touched) => count + touched, 0);
+    return this.sectorReferences.reduce((count, references) => count + (references > 0 ? 1 : 0), 0);
   }
 
   /** The cluster after the last one has a refcount when a compressed extent touches it, else a stale one. */
@@ -386,7 +398,9 @@ class Inspector {
     for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
       this.count(COMPRESSED, cluster, paths, slot);
     }
-    this.extentSectors.fill(1, Math.floor(offset / 512), (offset + length) / 512);
+    for (let sector = Math.floor(offset / 512); sector < (offset + length) / 512; sector++) {
+      this.sectorReferences[sector] = (this.sectorReferences[sector] ?? 0) + paths;
+    }
   }
 }
 
