@@ -16,6 +16,8 @@ import type { Run, Volume } from './volume.js';
 /** A window is this long at most, and an eighth of all that is packed: so much may be copied twice. */
 const WINDOW_BYTES = 64 << 20;
 const WINDOW_SHARE = 8;
+/** Below this it does not matter what is copied twice. */
+const SMALL_BYTES = 1 << 20;
 /** An extent touches three clusters at most, and starts and ends within one that others use too. */
 const LEAST_WINDOW = 4;
 
@@ -92,9 +94,9 @@ export async function repack({ first }: RepackPlan, host: RepackHost): Promise<v
     if (await clearStretch(host, first, endCluster)) continue;
     if (map.clusterCount < endCluster) await recycler.extend(endCluster - map.clusterCount);
     const perRound = Math.floor((await host.roundBytes()) / clusterBytes);
-    const share = Math.ceil(clusters / WINDOW_SHARE);
+    const share = Math.max(clusters / WINDOW_SHARE, SMALL_BYTES / clusterBytes);
     const most = Math.max(LEAST_WINDOW, Math.min(perRound, Math.floor(WINDOW_BYTES / clusterBytes)));
-    const window = Math.min(most, Math.max(LEAST_WINDOW, share));
+    const window = Math.min(most, Math.max(LEAST_WINDOW, Math.ceil(share)));
     let aside: ExtentMove[] = [];
     for (let next = 0; next < moves.length && aside.length === 0;) {
       const batch = batchOf(extents, moves, next, window, clusterBytes);

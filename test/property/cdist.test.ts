@@ -1,7 +1,7 @@
 import { test } from 'vitest';
 import { compactDevice } from '../../src/compactor/compact.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
-import { compareGuestView, guestView, inspect, minimalClusterCount } from '../support/oracle.js';
+import { compareGuestView, guestView, inspect, minimalClusterCount, refcountsLimitSharing } from '../support/oracle.js';
 import { randomImage } from '../support/random-image.js';
 import { Random } from '../support/random.js';
 test('dist', { timeout: 1e7 }, async () => {
@@ -24,7 +24,7 @@ test('dist', { timeout: 1e7 }, async () => {
       else if (diff) key = 'VIEW ' + diff;
       else if (after.leaks) key = 'LEAKS';
       else if (after.clusterCount > before.clusterCount) key = 'LONGER';
-      else { const m2 = minimalClusterCount(out); key = `+${after.clusterCount - minimal} (${m2 - minimal}) order ${/"refcountOrder":(\d)/.exec(description)![1]}`; if (after.clusterCount - minimal > 1) worst.push(`${key} ${before.clusterCount} ${r.notices} ${description.slice(0, 200)}`); 
+      else { const m2 = minimalClusterCount(out); key = `${refcountsLimitSharing(bytes) ? 'limited ' + (r.excessClusters > 0 ? 'EXCESS' : '') : ''}${JSON.stringify(options)} +${after.clusterCount - minimal} (${m2 - minimal}) order ${/"refcountOrder":(\d)/.exec(description)![1]}`; if (after.clusterCount - minimal > 1 && !refcountsLimitSharing(bytes)) worst.push(`${key} ${before.clusterCount} ${r.notices} ${description.slice(0, 200)}`); 
         const again = await compactDevice(device, options); if (again.outcome !== 'clean') { key += ' NOTCLEAN'; worst.push(key + description.slice(0,200)); } }
     } catch (e) { key = 'THREW ' + (e as Error).message; worst.push((e as Error).stack!.slice(0, 600) + description.slice(0, 200)); }
     if (/CORR|VIEW|LEAK|LONGER/.test(key)) worst.push(key + ' ' + JSON.stringify(options) + description.slice(0, 300));

@@ -2,8 +2,8 @@
 import { image, type ImageBuilder, type ImageOptions, type LayoutOptions } from './image-builder.js';
 import { Random } from './random.js';
 
-/** Off until the engine compacts images with compressed clusters: then one image in four has some. */
-const COMPRESSED_SHARE = 0;
+/** Of the images, how many have compressed clusters. */
+const COMPRESSED_SHARE = 0.25;
 
 export interface RandomImageOverrides {
   readonly clusterBits?: number;
@@ -13,7 +13,7 @@ export interface RandomImageOverrides {
   readonly maxClusters?: number;
   /** No leaks of any kind, so that refcounts are exactly the references; by default one image in seven. */
   readonly clean?: boolean;
-  /** Whether some of the guest's clusters are compressed; by default not yet. */
+  /** Whether some of the guest’s clusters are compressed. */
   readonly compressed?: boolean;
   /** Has the last word on the layout. */
   readonly layout?: LayoutOptions;
