@@ -109,7 +109,7 @@ export class Compaction {
       roundBytes: async () => (await this.#room.budget(this.#goal())).bytes,
       moveClusters: (sources, destinations, run) => this.#moveClusters(sources, destinations, run),
       describeNext: () => this.#describeNext(),
-      shorten: (atLeast) => this.#shorten(atLeast),
+      shorten: (atLeast) => this.#shorten(Math.max(atLeast, this.#goal().finalClusters)),
       roundDone: () => {
         this.#report.rounds++;
         this.#assert();

@@ -95,7 +95,8 @@ export async function repack({ first }: RepackPlan, host: RepackHost): Promise<v
     if (map.clusterCount < endCluster) await recycler.extend(endCluster - map.clusterCount);
     const perRound = Math.floor((await host.roundBytes()) / clusterBytes);
     const share = Math.max(clusters / WINDOW_SHARE, SMALL_BYTES / clusterBytes);
-    const most = Math.max(LEAST_WINDOW, Math.min(perRound, Math.floor(WINDOW_BYTES / clusterBytes)));
+    // Extents at both ends of a window reach beyond it.
+    const most = Math.max(LEAST_WINDOW, Math.min(perRound - 2, Math.floor(WINDOW_BYTES / clusterBytes)));
     const window = Math.min(most, Math.max(LEAST_WINDOW, Math.ceil(share)));
     let aside: ExtentMove[] = [];
     for (let next = 0; next < moves.length && aside.length === 0;) {
@@ -234,16 +235,17 @@ async function placesAside(
   let low = pending.findIndex(isInWay);
   if (low < 0) return [];
   let high = pending.findLastIndex(isInWay);
-  const lengthBytes = () => end(high) - start(low);
-  while (low > 0 && end(low - 1) > start(low) && lengthBytes() < most * clusterBytes) low--;
-  while (high + 1 < pending.length && end(high) > start(high + 1) && lengthBytes() < most * clusterBytes)
+  const mostBytes = most * clusterBytes;
+  while (low > 0 && end(low - 1) > start(low) && end(high) - start(low - 1) <= mostBytes) low--;
+  while (high + 1 < pending.length && end(high) > start(high + 1) && end(high + 1) - start(low) <= mostBytes)
     high++;
   const indices = pending.slice(low, high + 1).map(({ extent }) => extent);
   for (;;) {
-    const packing = packExtents(extents, indices, beyond, {
+    // At the end of the file, where nothing lies in between: what overlaps must not come apart.
+    const packing = packExtents(extents, indices, Math.max(beyond, map.lastCluster + 1), {
       clusterBytes,
       greatestCount: greatestCount(image.refcounts.order),
-      usable: (cluster) => isPlace(volume, cluster, 0, beyond),
+      usable: (cluster) => image.refcounts.covers(cluster),
       endCluster: describedEnd(volume),
     });
     if (packing === null) {
