@@ -10,6 +10,8 @@ import { minimalSize } from '../recycler/goal.js';
  */
 export function isAlreadyCompact({ header, refcounts, fileClusters }: Image, walked: Walk): boolean {
   const { leaks, corruptions } = walked.findings;
+  // Compressed clusters may be partly dead, which only a forecast tells.
+  if (walked.clusters.hasCompressed) return false;
   if (walked.junk > 0 || leaks > 0 || corruptions > 0 || refcounts.hasStale) return false;
   const blocks = refcounts.present.length;
   const others = fileClusters - blocks - refcounts.tableClusters;

@@ -2,11 +2,11 @@
 import type { BlockDevice } from '../device/block-device.js';
 import { requireSound } from '../image/walk.js';
 import { Compaction, type CompactionReport, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
-import { goalFor } from '../recycler/goal.js';
+import { forecast } from '../recycler/forecast.js';
 import { Volume } from '../recycler/volume.js';
 import { decidePunch, excessRemains, leaksRemain, littleToReclaim } from './notices.js';
 import { requireBytes, requireClusterCount } from './options.js';
-import { planFigures, planOf } from './plan.js';
+import { planFigures } from './plan.js';
 import { isAlreadyCompact } from './already-compact.js';
 import { type Session, beginSession, secondsSince, withImageFile } from './session.js';
 import type { CompactOptions, CompactResult, PlanResult } from './types.js';
@@ -80,7 +80,8 @@ interface Work {
 }
 
 function nothingToDo({ figures, lengthBefore }: Session, options: CompactOptions): Work {
-  const planned = planOf(figures, lengthBefore, figures.clusters.total, 0);
+  const goal = { finalClusters: figures.clusters.total };
+  const planned = planFigures({ figures, lengthBefore }, { goal, clustersToMove: 0, bytesToCopy: 0 });
   announcePlan(planned, options);
   const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, leaksLeft: 0, excess: 0 };
   return { planned, report, referencesUpdated: 0, clustersErased: 0 };
@@ -93,7 +94,8 @@ async function carryOut(
 ): Promise<Work> {
   const keepErased = options.keepErased ?? 0;
   const volume = new Volume(session.image, session.walked.clusters);
-  const planned = planFigures(session, volume, goalFor(volume, keepErased));
+  const expected = await forecast(volume, keepErased);
+  const planned = planFigures(session, expected);
   announcePlan(planned, options);
   let percent = 0;
   const compaction = new Compaction(volume, {
@@ -109,7 +111,7 @@ async function carryOut(
       options.onProgress?.({ phase: 'move', percent, bytesDone, bytesTotal });
     },
   });
-  const report = await compaction.run();
+  const report = await compaction.run(expected);
   const { referencesUpdated, clustersErased } = compaction.recycler;
   return { planned, report, referencesUpdated, clustersErased };
 }

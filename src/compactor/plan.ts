@@ -1,12 +1,12 @@
 /** `--dry-run`: the same walk and plan, nothing written. */
 import { requireSound } from '../image/walk.js';
-import { type Goal, goalFor } from '../recycler/goal.js';
-import { expectedMoves } from '../recycler/planner.js';
+import { type Forecast, forecast } from '../recycler/forecast.js';
+import type { Goal } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
 import { littleToReclaim } from './notices.js';
 import { requireClusterCount } from './options.js';
 import { type Session, beginSession, withImageFile } from './session.js';
-import type { CommonOptions, ImageFigures, PlanResult } from './types.js';
+import type { CommonOptions, PlanResult } from './types.js';
 
 /** What `compact` would do to the image at `path`. Takes the same lock where the file is writable. */
 export async function plan(
@@ -18,7 +18,7 @@ export async function plan(
     const session = await beginSession(device, options);
     requireSound(session.walked);
     const volume = new Volume(session.image, session.walked.clusters);
-    const figures = planFigures(session, volume, goalFor(volume, options.keepErased ?? 0));
+    const figures = planFigures(session, await forecast(volume, options.keepErased ?? 0));
     const { live, total } = figures.clusters;
     notices.push(...littleToReclaim(figures.lengthBefore, figures.lengthAfter, live, total));
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
@@ -26,23 +26,23 @@ export async function plan(
   });
 }
 
-export function planFigures({ figures, lengthBefore }: Session, volume: Volume, goal: Goal): PlanResult {
-  return planOf(figures, lengthBefore, goal.finalClusters, expectedMoves(volume, goal));
-}
-
-export function planOf(
-  figures: ImageFigures,
-  lengthBefore: number,
-  finalClusters: number,
-  clustersToMove: number,
+export function planFigures(
+  { figures, lengthBefore }: Pick<Session, 'figures' | 'lengthBefore'>,
+  {
+    goal,
+    clustersToMove,
+    bytesToCopy,
+  }: Pick<Forecast, 'clustersToMove' | 'bytesToCopy'> & {
+    goal: Pick<Goal, 'finalClusters'>;
+  },
 ): PlanResult {
   return {
     ...figures,
     path: '',
     lengthBefore,
-    lengthAfter: Math.min(lengthBefore, finalClusters * figures.clusterBytes),
+    lengthAfter: Math.min(lengthBefore, goal.finalClusters * figures.clusterBytes),
     clustersToMove,
-    bytesToCopy: clustersToMove * figures.clusterBytes,
+    bytesToCopy,
     notices: [],
   };
 }

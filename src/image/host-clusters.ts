@@ -15,6 +15,8 @@ export const Kind = {
   snapshotTable: 5,
   l2Table: 6,
   data: 7,
+  /** Holds compressed extents, or parts of them. */
+  compressed: 8,
 } as const;
 export type Kind = (typeof Kind)[keyof typeof Kind];
 
@@ -27,6 +29,7 @@ export const KIND_NAMES = [
   'snapshot table',
   'L2 table',
   'data',
+  'compressed data',
 ] as const;
 
 const KIND_MASK = 0x0f;
@@ -58,6 +61,11 @@ export class HostClusters {
 
   setKind(cluster: number, kind: Kind): void {
     this.kinds[cluster] = (this.kinds[cluster]! & ~KIND_MASK) | kind;
+  }
+
+  /** Whether something is compressed: such clusters carry no other mark. */
+  get hasCompressed(): boolean {
+    return this.kinds.includes(Kind.compressed);
   }
 
   /** Clusters of `kind`, ascending; by memchr, since of a large image this finds few among many. */

@@ -2,7 +2,7 @@
  * The one visitor: it knows what refers to what. Walk, check, plan and move all go through it, and a new
  * structure of the format is added here and in `substitute` (image/substitute.ts), nowhere else.
  */
-import { QcowError, hex } from '../errors.js';
+import { extentBytes, extentOffset, extentReservedBits } from '../format/compressed.js';
 import { HI_COMPRESSED, HI_COPIED, entryOffset, l1ReservedBits, l2ReservedBits } from '../format/entries.js';
 import { L1_OFFSET_AT, REFCOUNT_TABLE_OFFSET_AT, SNAPSHOTS_OFFSET_AT } from '../format/header.js';
 import { swapHalves } from '../format/words.js';
@@ -32,6 +32,11 @@ export interface ReferenceVisitor {
     paths: number,
     flags: number,
   ): void;
+  /**
+   * A compressed cluster descriptor. `offset`, `lengthBytes`: of the extent, up to the end of its last sector,
+   * which another extent may share. `flags` as above.
+   */
+  extent?(slot: number, offset: number, lengthBytes: number, paths: number, flags: number): void;
   /**
    * Takes the ordinary entries of an L2 table itself, in a loop of its own: `halves` are hi, lo of each entry.
    * Answers the index of the first half, from `from` on, of an entry that is to come by `reference`;
@@ -146,7 +151,7 @@ function visitL2(
   clusters: HostClusters,
   visitor: ReferenceVisitor,
 ): void {
-  const { clusterBytes, version } = image.header;
+  const { clusterBits, clusterBytes, version } = image.header;
   const halves = swapHalves(bytes);
   const base = cluster * clusterBytes;
   const paths = clusters.refs[cluster]!;
@@ -160,14 +165,12 @@ function visitL2(
     const slot = base + i * 4;
     // Bit 62 decides what all other bits mean (hazard 6.1).
     if ((hi & HI_COMPRESSED) !== 0) {
-      throw new QcowError(
-        'UNSUPPORTED',
-        'the image has compressed clusters, which this version does not handle',
-        {
-          where: `L2 table at ${hex(base)}, entry ${i / 2}`,
-          hint: 'the image was left untouched',
-        },
-      );
+      if (extentReservedBits(hi, clusterBits))
+        visitor.problem?.('reserved bits are set in a descriptor', slot);
+      const offset = extentOffset(hi, lo, clusterBits);
+      const flags = active | ((hi & HI_COPIED) !== 0 ? Flag.copied : 0);
+      visitor.extent?.(slot, offset, extentBytes(hi, lo, clusterBits), paths, flags);
+      continue;
     }
     if (l2ReservedBits(hi, lo, version)) visitor.problem?.('reserved bits are set in an L2 entry', slot);
     const target = entryOffset(hi, lo);

@@ -88,6 +88,23 @@ export class Census implements ReferenceVisitor {
     if (kind === Kind.l2Table || kind === Kind.data) this.#checkFlag(first, kind, flags, slot);
   }
 
+  /** Each cluster that the extent touches has one reference more (hazard 6.2). */
+  extent(slot: number, offset: number, lengthBytes: number, paths: number, flags: number): void {
+    const { clusterBytes } = this.#image.header;
+    if ((flags & Flag.copied) !== 0) this.#corruption('a compressed cluster has the COPIED flag', slot);
+    const first = Math.floor(offset / clusterBytes);
+    const last = Math.floor((offset + lengthBytes - 1) / clusterBytes);
+    if (last >= this.#image.mappedClusters) {
+      const what =
+        last >= this.#image.fileClusters
+          ? 'lies beyond the end of the file'
+          : 'has no refcount block that describes it';
+      this.#corruption(`compressed data at ${hex(offset)} ${what}`, slot);
+      return;
+    }
+    for (let cluster = first; cluster <= last; cluster++) this.#count(cluster, Kind.compressed, paths, slot);
+  }
+
   /**
    * Ordinary: in an active table with one path to it, a standard cluster of the file that nothing has referred
    * to so far, refcount 1, COPIED set, every other bit 0. Says what `reference` would say of it, which is
@@ -134,7 +151,8 @@ export class Census implements ReferenceVisitor {
     const { clusters } = this;
     const present = clusters.kind(cluster);
     // Data and L2 tables may be shared; everything else has one owner, and nobody is two things (hazard 4.11).
-    const shareable = present === kind && (kind === Kind.data || kind === Kind.l2Table);
+    const shareable =
+      present === kind && (kind === Kind.data || kind === Kind.l2Table || kind === Kind.compressed);
     if (present !== Kind.none && !shareable) {
       const place = hex(cluster * this.#image.header.clusterBytes);
       this.#corruption(

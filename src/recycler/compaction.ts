@@ -5,17 +5,19 @@
 import { isHostFull } from '../device/system-error.js';
 import { Kind } from '../image/host-clusters.js';
 import { amountToErase, eraseInterval } from './eraser.js';
+import { type Forecast, forecast } from './forecast.js';
 import { type Goal, goalFor } from './goal.js';
 import { HostRoom, type RoundBudget } from './host-room.js';
 import { countLeaks, reclaimLeaks } from './leaks.js';
 import { Moves, indexIn } from './moves.js';
-import { expectedMoves, type Plan, type PlanLimits, planMoves } from './planner.js';
+import { type Plan, type PlanLimits, planMoves } from './planner.js';
 import { Recycler } from './recycler.js';
+import { NoRoom, type RepackHost, type RepackPlan, repack } from './repack.js';
 import { cutRounds, reachOf } from './rounds.js';
 import { collectSlots } from './slot-collector.js';
 import { createMissingBlocks, describeRange, nextRange, releaseUnneeded } from './structures.js';
 import { assertInSync } from './sync-check.js';
-import type { Volume } from './volume.js';
+import type { Run, Volume } from './volume.js';
 
 export const DEFAULT_ROUND_BYTES = 256 << 20;
 /** While the host is nearly full a plan has this many rounds: what they free makes the next ones larger. */
@@ -69,20 +71,19 @@ export class Compaction {
     this.#options = options;
     this.#room = new HostRoom(volume, options.roundBytes);
     this.recycler = new Recycler(volume, {
-      onCopied: (bytes) => {
-        this.#bytesCopied += bytes;
-        this.#bytesTotal = Math.max(this.#bytesTotal, this.#bytesCopied);
-        options.onMoved(this.#bytesCopied, this.#bytesTotal);
-      },
+      onCopied: (bytes) => this.#copied(bytes),
     });
   }
 
-  async run(): Promise<CompactionReport> {
+  /** `known`: the forecast for the volume as it is, where the caller has made it. */
+  async run(known?: Forecast): Promise<CompactionReport> {
     const { recycler } = this;
     if (this.#stop()) return this.#report;
     const leaks = reclaimLeaks(this.#volume);
-    this.#bytesTotal = expectedMoves(this.#volume, this.#goal()) * this.#volume.clusterBytes;
+    const { repack, bytesToCopy } = known ?? (await forecast(this.#volume, this.#options.keepErased));
+    this.#bytesTotal = bytesToCopy;
     try {
+      await this.#repack(repack);
       await this.#toFixpoint();
     } catch (error) {
       await this.#settle(error);
@@ -99,6 +100,59 @@ export class Compaction {
     return { ...this.#report, leaksReclaimed, leaksLeft, bytesMoved: this.#bytesCopied };
   }
 
+  async #repack(plan: RepackPlan | null): Promise<void> {
+    if (plan === null) return;
+    await this.#fitStructures();
+    if (this.#stop()) return;
+    const host: RepackHost = {
+      recycler: this.recycler,
+      roundBytes: async () => (await this.#room.budget(this.#goal())).bytes,
+      moveClusters: (sources, destinations, run) => this.#moveClusters(sources, destinations, run),
+      describeNext: () => this.#describeNext(),
+      shorten: (atLeast) => this.#shorten(Math.max(atLeast, this.#goal().finalClusters)),
+      roundDone: () => {
+        this.#report.rounds++;
+        this.#assert();
+      },
+      stopped: () => this.#stop(),
+      onCopied: (bytes) => this.#copied(bytes),
+    };
+    try {
+      await repack(plan, host);
+    } catch (error) {
+      // The rest of the job is still worth doing; what is too long is said at the end.
+      if (!(error instanceof NoRoom)) throw error;
+    }
+    if (this.#options.runtimeAsserts) await assertInSync(this.#volume);
+  }
+
+  async #moveClusters(sources: number[], destinations: number[], run?: Run): Promise<void> {
+    const goal = this.#goal();
+    const plan: Plan = {
+      sources: Uint32Array.from(sources),
+      destinations: Uint32Array.from(destinations),
+      extendBy: Math.max(0, destinations.at(-1)! + 1 - this.#volume.map.clusterCount),
+      runStarts: new Map(run === undefined ? [] : [[run.first, run.count]]),
+      lacksRange: false,
+    };
+    await this.#runPlan(plan, goal, await this.#room.budget(goal));
+  }
+
+  /** Describes the next range by a refcount block; false where the table has no entry for one. */
+  async #describeNext(): Promise<boolean> {
+    const index = nextRange(this.#volume);
+    if (index === null) return false;
+    await describeRange(this.recycler, index);
+    this.#wroteSinceBarrier = true;
+    return true;
+  }
+
+  #copied(bytes: number): void {
+    this.#bytesCopied += bytes;
+    this.#bytesTotal = Math.max(this.#bytesTotal, this.#bytesCopied);
+    this.#options.onMoved(this.#bytesCopied, this.#bytesTotal);
+  }
+
   #goal(): Goal {
     return goalFor(this.#volume, this.#options.keepErased);
   }
@@ -113,11 +167,9 @@ export class Compaction {
       const goal = this.#goal();
       const budget = await this.#room.budget(goal);
       const plan = planMoves(this.#volume, goal, this.#planLimits(budget, described));
-      const added: number | null = plan.lacksRange && !described ? nextRange(this.#volume) : null;
-      described = added !== null;
-      if (added !== null) {
-        await describeRange(this.recycler, added);
-        this.#wroteSinceBarrier = true;
+      described = plan.lacksRange && !described && (await this.#describeNext());
+      if (described) {
+        // Planned again with the room that this made.
       } else if (plan.sources.length > 0) {
         await this.#runPlan(plan, goal, budget);
       } else {

@@ -32,12 +32,15 @@ export function minimalSize(
   }
 }
 
-/** The goal for the volume as it is now, with `keepErased` clusters left as a pool. */
-export function goalFor(volume: Volume, keepErased: number): Goal {
+/**
+ * The goal for the volume as it is now, with `keepErased` clusters left as a pool. `savedClusters`: what the
+ * repacking of compressed extents will free.
+ */
+export function goalFor(volume: Volume, keepErased: number, savedClusters = 0): Goal {
   const { refcounts, fileClusters } = volume.image;
   const present = refcounts.present.length;
   const live = volume.map.countOf(State.live) + volume.map.countOf(State.leaving);
-  const other = live - present - refcounts.tableClusters;
+  const other = live - present - refcounts.tableClusters - savedClusters;
   const { clusters, blockCount, tableClusters } = minimalSize(other, refcounts.perBlock, volume.clusterBytes);
   const finalClusters = Math.max(clusters, Math.min(clusters + keepErased, fileClusters));
   return {

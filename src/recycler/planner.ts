@@ -171,6 +171,8 @@ function setUp(volume: Volume, goal: Goal): Board {
   const runs = volume.runs().filter(({ count }) => count > 1);
   for (const { first, count } of runs) marks.fill(Mark.fixed, first, first + count);
   marks[0] = Mark.fixed;
+  // Compressed extents have been packed by now: what holds them stays (repack.ts).
+  for (const cluster of volume.clusters.ofKind(Kind.compressed)) marks[cluster] = Mark.fixed;
   return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0, lacksRange: false };
 }
 

@@ -235,6 +235,17 @@ export class Recycler {
     });
   }
 
+  /** Writes entries that refer elsewhere now. A failure is final: some may be on disk and some not (I2). */
+  async writeReferences(bytes: Uint8Array, offset: number): Promise<void> {
+    this.#requireWorking();
+    try {
+      await this.volume.device.write(bytes, offset);
+    } catch (error) {
+      this.#failure = asError(error);
+      throw error;
+    }
+  }
+
   #reference(moves: Moves, index: number): void {
     const { clusters } = this.volume;
     const source = moves.sources[index]!;

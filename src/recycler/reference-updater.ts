@@ -145,7 +145,7 @@ async function updateGroup(
 }
 
 /** Sector-aligned spans that hold the (ascending) positions. */
-function* changedSpans(positions: number[]): Iterable<[number, number]> {
+export function* changedSpans(positions: number[]): Iterable<[number, number]> {
   let from = -1;
   let to = -1;
   for (const position of positions) {

@@ -95,7 +95,7 @@ function findWindow(board: Board, length: number, from: number, end: number): nu
 }
 
 /**
- * No window is left since runs lie in between: all of them get places from cluster 1 on, longest first.
+ * No window is left since runs lie in between: all of them get places at the front, longest first.
  * What lies there steps aside, runs to beyond the front; a later plan then finds the places free.
  */
 function bringToFront(board: Board): Map<number, number> {
@@ -108,10 +108,11 @@ function bringToFront(board: Board): Map<number, number> {
 
   const ordered = [...board.runs].sort((a, b) => b.count - a.count || a.first - b.first);
   const total = ordered.reduce((sum, run) => sum + run.count, 0);
-  const frontEnd = 1 + total;
-  if (frontEnd > map.clusterCount) return starts;
+  const front = frontFor(board, total);
+  if (front === null) return starts;
+  const frontEnd = front + total;
   // Equal lengths keep their order, so the places are the same in every plan until all are taken.
-  const places = assignPlaces(ordered);
+  const places = assignPlaces(ordered, front);
   const ownerOf = new Map<number, Run>();
   for (const run of board.runs) for (let i = 0; i < run.count; i++) ownerOf.set(run.first + i, run);
   const aside = new Set<Run>();
@@ -130,7 +131,7 @@ function bringToFront(board: Board): Map<number, number> {
       for (let i = 0; i < run.count; i++) board.pairs.set(run.first + i, place + i);
     }
   }
-  for (let cluster = 1; cluster < frontEnd; cluster++)
+  for (let cluster = front; cluster < frontEnd; cluster++)
     if (marks[cluster] === Mark.none) marks[cluster] = Mark.reserved;
   for (const run of aside) {
     if (starts.has(run.first)) continue;
@@ -149,6 +150,17 @@ function bringToFront(board: Board): Map<number, number> {
   return starts;
 }
 
+/** Where `length` clusters hold nothing compressed, which cannot step aside: cluster 1, or behind all that. */
+function frontFor({ volume }: Board, length: number): number | null {
+  const { map, clusters } = volume;
+  let front = 1;
+  for (const cluster of clusters.ofKind(Kind.compressed)) {
+    if (cluster >= front + length) break;
+    front = cluster + 1;
+  }
+  return front + length > map.clusterCount ? null : front;
+}
+
 function isFree(board: Board, first: number, count: number): boolean {
   for (let cluster = first; cluster < first + count; cluster++) {
     if (!board.volume.map.is(cluster, State.junk)) return false;
@@ -156,10 +168,10 @@ function isFree(board: Board, first: number, count: number): boolean {
   return true;
 }
 
-/** Places from cluster 1 on; a run that lies at the start of a place of its length keeps it. */
-function assignPlaces(ordered: Run[]): Map<Run, number> {
+/** Places from cluster `front` on; a run that lies at the start of a place of its length keeps it. */
+function assignPlaces(ordered: Run[], front: number): Map<Run, number> {
   const places = new Map<Run, number>();
-  for (let i = 0, at = 1; i < ordered.length;) {
+  for (let i = 0, at = front; i < ordered.length;) {
     const length = ordered[i]!.count;
     let end = i;
     while (end < ordered.length && ordered[end]!.count === length) end++;

@@ -270,6 +270,44 @@ export const KINDS: Kind[] = [
     happened: shorter,
   },
   {
+    name: 'compressed extents with dead bytes between them',
+    image: small().compressRange(0, 30).layout({ shuffle: true, junk: 12, deadBytes: 0.4, newStreams: 0.2 }),
+    options: { roundBytes: 4096 },
+    happened: shorter,
+  },
+  {
+    name: 'compressed extents that snapshots share, clusters of 4 KiB, a tail that ends in a sector',
+    image: image({ clusterBits: 12, virtualSize: 1 << 20, seed: 5 })
+      .compressRange(0, 12)
+      .snapshot('a')
+      .compressRange(4, 4)
+      .writeRange(9, 2)
+      .snapshot('b')
+      .compressRange(20, 3)
+      .deleteSnapshot('a')
+      .layout({ shuffle: true, junk: 5, deadBytes: 0.3, compressedTail: true }),
+    options: { roundBytes: 65_536 },
+    happened: shorter,
+  },
+  {
+    name: 'compressed extents that step aside, clusters of 4 KiB, window by window',
+    image: image({ clusterBits: 12, virtualSize: 2 << 20, seed: 8 })
+      .compressRange(0, 60)
+      .layout({ deadBytes: 0.5, junk: 2 }),
+    options: { roundBytes: 16_384 },
+    happened: shorter,
+  },
+  {
+    name: 'compressed extents, 2-bit refcounts',
+    image: small({ refcountOrder: 1 })
+      .compressRange(0, 20)
+      .snapshot('a')
+      .compressRange(3, 5)
+      .layout({ shuffle: true, junk: 10, deadBytes: 0.3 }),
+    options: { roundBytes: 4096 },
+    happened: shorter,
+  },
+  {
     name: 'a pool is kept',
     image: shared({ refcountOrder: 5 }).layout({ shuffle: true, junk: 30, leaks: 10 }),
     options: { roundBytes: 2048, keepErased: 6 },

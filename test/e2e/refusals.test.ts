@@ -262,22 +262,6 @@ describe('a file cut short', () => {
 describe('a feature that is not handled', () => {
   const KINDS: [string, () => void, RegExp][] = [
     [
-      'compressed clusters',
-      () => {
-        makeHoley(`${image}.plain`);
-        qemuImg('convert', '-c', '-O', 'qcow2', `${image}.plain`, image);
-      },
-      /compressed/,
-    ],
-    [
-      'compressed clusters of zstd',
-      () => {
-        makeHoley(`${image}.plain`);
-        qemuImg('convert', '-c', '-O', 'qcow2', '-o', 'compression_type=zstd', `${image}.plain`, image);
-      },
-      /compressed/,
-    ],
-    [
       'persistent bitmaps',
       () => {
         makeHoley(image);

@@ -318,11 +318,41 @@ describe('a walk finds', () => {
     );
   });
 
-  test('a compressed cluster, which is refused by name', async () => {
-    const built = base().buildWithMap();
-    const l2 = built.where('L2 active:0') * clusterBytes;
-    const bytes = withWord(built.bytes, l2 + 8, () => (1n << 62n) | 0x5000n);
-    await expect(opened(bytes)).rejects.toThrow(/compressed clusters.*L2 table at 0x4000, entry 1/);
+  describe('a compressed cluster', () => {
+    /** Entry 1 of the first L2 table becomes a descriptor of `moreSectors + 1` sectors at `offset`. */
+    async function withDescriptor(offset: bigint, moreSectors: bigint, flags = 0n) {
+      const built = base().buildWithMap();
+      const l2 = built.where('L2 active:0') * clusterBytes;
+      const border = BigInt(62 - (Math.log2(clusterBytes) - 8));
+      const word = (1n << 62n) | flags | (moreSectors << border) | offset;
+      return opened(withWord(built.bytes, l2 + 8, () => word));
+    }
+    const places = base().buildWithMap();
+    const end = BigInt(places.bytes.length);
+
+    test('counts for every cluster that it touches', async () => {
+      const { walked } = await withDescriptor(end - 600n, 1n);
+      const clusters = [...walked.clusters.ofKind(Kind.compressed)];
+      const touched = new Set([end - 600n, end - 1n].map((at) => Number(at) >> Math.log2(clusterBytes)));
+      // Clusters that something else uses are corruptions, counted below.
+      expect(walked.findings.corruptions + clusters.length).toBeGreaterThanOrEqual(touched.size);
+    });
+
+    test.each([
+      ['with COPIED', end - 512n, 0n, 1n << 63n, /a compressed cluster has the COPIED flag/],
+      [
+        'beyond the end of the file',
+        end + 4096n,
+        0n,
+        0n,
+        /compressed data at 0x[0-9a-f]+ lies beyond the end of the file/,
+      ],
+      ['in the header', 100n, 0n, 0n, /is used as header and as compressed data/],
+    ])('%s is a corruption', async (_, offset, moreSectors, flags, words) => {
+      const { walked } = await withDescriptor(offset, moreSectors, flags);
+      expect(walked.findings.words.join('\n')).toMatch(words);
+      expect(() => requireSound(walked)).toThrow();
+    });
   });
 });
 

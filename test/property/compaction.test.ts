@@ -3,7 +3,14 @@ import { expect, test } from 'vitest';
 import { compactDevice } from '../../src/compactor/compact.js';
 import type { CompactOptions, Progress } from '../../src/compactor/types.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
-import { compareGuestView, guestView, inspect, minimalClusterCount } from '../support/oracle.js';
+import {
+  compareGuestView,
+  extentSectors,
+  guestView,
+  inspect,
+  minimalClusterCount,
+  refcountsLimitSharing,
+} from '../support/oracle.js';
 import { Random } from '../support/random.js';
 import { randomImage } from '../support/random-image.js';
 
@@ -22,6 +29,15 @@ function randomOptions(seed: number): Options {
     keepErased: random.pick([0, 0, 3, 50]),
     punch: random.chance(0.5),
   };
+}
+
+/**
+ * What compressed extents may need above their sectors: with rounds of a few clusters, a sector for each round that
+ * takes overlapping ones apart; with narrow refcounts nobody knows, since a cluster can be shared by a few only.
+ */
+function slackOf(bytes: Uint8Array, { roundBytes }: Options): number {
+  if (refcountsLimitSharing(bytes)) return Infinity;
+  return roundBytes !== undefined && extentSectors(bytes) > 0 ? 2 : 0;
 }
 
 /** Compacts twice and says what is wrong with the results, or null. */
@@ -44,7 +60,10 @@ async function flawOf(bytes: Uint8Array, options: Options): Promise<string | nul
   if (difference !== null) return `the guest view changed: ${difference}`;
   if (after.leaks > 0) return `${after.leaks} leaks`;
   if (after.staleRefcountsPastEnd > 0) return `${after.staleRefcountsPastEnd} refcounts past the end`;
-  if (after.clusterCount !== wanted) return `${after.clusterCount} clusters, not ${wanted}`;
+  const tooMany = after.clusterCount - wanted;
+  if (tooMany < 0 || tooMany > slackOf(bytes, options))
+    return `${after.clusterCount} clusters, not ${wanted}`;
+  if (result.excessClusters > 0) return `${result.excessClusters} clusters beyond the goal`;
   if (result.lengthAfter !== compacted.length) return 'the reported length is not that of the file';
   // A last cluster that was there in part may be whole now.
   if (after.clusterCount > inspect(bytes).clusterCount) return 'the file has more clusters than before';
@@ -82,3 +101,22 @@ test('what stepped aside beyond the goal finds its place still there in a later 
   const { bytes } = randomImage(551266073, { clusterBits: 9, maxClusters: 80, layout: {} });
   expect(await flawOf(bytes, { roundBytes: 512, maxMoves: 3 })).toBeNull();
 });
+
+test(
+  `compressed extents are squeezed into the fewest clusters, seeds from ${SEED}, ${COUNT / 2} of them`,
+  { timeout: 60_000 + 300 * COUNT },
+  async () => {
+    const failures: string[] = [];
+    let squeezed = 0;
+    for (let seed = SEED; seed < SEED + COUNT / 2; seed++) {
+      const { bytes, description } = randomImage(seed, { compressed: true });
+      const { keepErased, punch, maxMoves } = randomOptions(seed);
+      const options = { keepErased, punch, ...(maxMoves === undefined ? {} : { maxMoves }) };
+      if (!refcountsLimitSharing(bytes)) squeezed++;
+      const flaw = await flawOf(bytes, options).catch((error: unknown) => `threw ${String(error)}`);
+      if (flaw !== null) failures.push(`${flaw}\n  ${JSON.stringify(options)}\n  ${description}`);
+    }
+    if (failures.length > 0) expect.fail(`${failures.length}:\n${failures.slice(0, 5).join('\n')}`);
+    expect(squeezed).toBeGreaterThan(COUNT / 4);
+  },
+);

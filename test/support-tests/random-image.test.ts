@@ -1,6 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { compareGuestView, guestView, inspect, minimalClusterCount, readGuest } from '../support/oracle.js';
+import {
+  compareGuestView,
+  extentSectors,
+  guestView,
+  inspect,
+  minimalClusterCount,
+  readGuest,
+} from '../support/oracle.js';
 import { checkImage, qemuImg } from '../support/qemu.js';
 import { randomImage } from '../support/random-image.js';
 import { temporaryDirectory } from './temporary-directory.js';
@@ -10,9 +17,15 @@ const SEEDS = Array.from({ length: 300 }, (_, index) => index + 1);
 /** The images of these are read by QEMU too, snapshots included. */
 const READ_SEEDS = SEEDS.filter((seed) => seed % 10 === 0);
 
-test(`qemu-img and the oracle agree on random images, seeds 1 to ${SEEDS.length}`, () => {
-  for (const seed of SEEDS) {
-    const { bytes, description } = randomImage(seed);
+/** Half as many have compressed clusters. */
+const COMPRESSED_SEEDS = SEEDS.slice(0, SEEDS.length / 2);
+
+test.each([
+  { seeds: SEEDS, compressed: false },
+  { seeds: COMPRESSED_SEEDS, compressed: true },
+])('qemu-img and the oracle agree on random images, compressed: $compressed', ({ seeds, compressed }) => {
+  for (const seed of seeds) {
+    const { bytes, description } = randomImage(seed, { compressed });
     const { corruptions, leaks, liveClusters, clusterCount } = inspect(bytes);
     expect(corruptions, description).toEqual([]);
     const check = checkImage(directory.store('random.qcow2', bytes));
@@ -22,26 +35,29 @@ test(`qemu-img and the oracle agree on random images, seeds 1 to ${SEEDS.length}
   }
 });
 
-test(`QEMU reads from random images what the oracle reads, ${READ_SEEDS.length} seeds`, () => {
-  let snapshotsRead = 0;
-  for (const seed of READ_SEEDS) {
-    const { bytes, description, hasBackingFile } = randomImage(seed);
-    const view = guestView(bytes);
-    if (hasBackingFile || view.layout.virtualSize > 64 << 20) {
-      continue;
+test.each([false, true])(
+  'QEMU reads from random images what the oracle reads, compressed: %s',
+  (compressed) => {
+    let snapshotsRead = 0;
+    for (const seed of READ_SEEDS) {
+      const { bytes, description, hasBackingFile } = randomImage(seed, { compressed });
+      const view = guestView(bytes);
+      if (hasBackingFile || view.layout.virtualSize > 64 << 20 || view.layout.compressionType !== 0) {
+        continue;
+      }
+      const path = directory.store('read.qcow2', bytes);
+      for (const layer of [-1, ...view.layout.snapshots.keys()]) {
+        const id = view.layout.snapshots[layer]?.id;
+        const select = id === undefined ? [] : ['-l', `snapshot.id=${id}`];
+        qemuImg('convert', '-f', 'qcow2', '-O', 'raw', ...select, path, directory.path('read.raw'));
+        const same = Buffer.compare(readFileSync(directory.path('read.raw')), readGuest(view, layer)) === 0;
+        expect(same, `layer ${layer}: ${description}`).toBe(true);
+        snapshotsRead += layer < 0 ? 0 : 1;
+      }
     }
-    const path = directory.store('read.qcow2', bytes);
-    for (const layer of [-1, ...view.layout.snapshots.keys()]) {
-      const id = view.layout.snapshots[layer]?.id;
-      const select = id === undefined ? [] : ['-l', `snapshot.id=${id}`];
-      qemuImg('convert', '-f', 'qcow2', '-O', 'raw', ...select, path, directory.path('read.raw'));
-      const same = Buffer.compare(readFileSync(directory.path('read.raw')), readGuest(view, layer)) === 0;
-      expect(same, `layer ${layer}: ${description}`).toBe(true);
-      snapshotsRead += layer < 0 ? 0 : 1;
-    }
-  }
-  expect(snapshotsRead).toBeGreaterThan(15);
-});
+    expect(snapshotsRead).toBeGreaterThan(compressed ? 10 : 15);
+  },
+);
 
 test('the same seed gives the same image', () => {
   expect(Buffer.compare(randomImage(17).bytes, randomImage(17).bytes)).toBe(0);
@@ -51,7 +67,7 @@ test('the same seed gives the same image', () => {
 describe('overrides', () => {
   test('clean: refcounts are exactly the references', () => {
     for (let seed = 1; seed <= 100; seed++) {
-      const { bytes, description } = randomImage(seed, { clean: true });
+      const { bytes, description } = randomImage(seed, { clean: true, compressed: seed % 2 === 0 });
       expect(inspect(bytes), description).toMatchObject({
         corruptions: [],
         leaks: 0,
@@ -73,9 +89,20 @@ describe('overrides', () => {
 
   test('the size', () => {
     for (let seed = 1; seed <= 50; seed++) {
-      const { clusterCount } = inspect(randomImage(seed, { maxClusters: 60, clusterBits: 9 }).bytes);
+      const size = { maxClusters: 60, clusterBits: 9 };
+      const { clusterCount } = inspect(randomImage(seed, { ...size, compressed: false }).bytes);
       expect(clusterCount).toBeLessThan(120);
+      // Dead bytes come on top.
+      const compressed = inspect(randomImage(seed, { ...size, compressed: true }).bytes);
+      expect(compressed.clusterCount).toBeLessThan(240);
     }
+  });
+
+  test('compressed: none, or some in nearly each image', () => {
+    const withExtents = (compressed: boolean) =>
+      COMPRESSED_SEEDS.filter((seed) => extentSectors(randomImage(seed, { compressed }).bytes) > 0).length;
+    expect(withExtents(false)).toBe(0);
+    expect(withExtents(true)).toBeGreaterThan(COMPRESSED_SEEDS.length * 0.8);
   });
 
   test('the layout', () => {
@@ -105,8 +132,21 @@ test('each feature turns up often', () => {
     'blocks past the end': /"blocksPastEnd":[1-9]/,
     'stale counts': /"staleCounts":[1-9]/,
   };
-  const descriptions = SEEDS.map((seed) => randomImage(seed).description);
-  for (const [feature, sign] of Object.entries(features)) {
-    expect(descriptions.filter((description) => sign.test(description)).length, feature).toBeGreaterThan(5);
-  }
+  const compressionFeatures: Record<string, RegExp> = {
+    'compressed clusters': /compress \d+/,
+    zstd: /"compressionType":"zstd"/,
+    'several streams': /"newStreams":0\.\d+/,
+    'dead bytes': /"deadBytes":0\.\d+/,
+    'a file that ends within a sector': /"compressedTail":true/,
+    'compressed clusters in version 2': /"version":2.*compress \d+/,
+    'compressed clusters with one-bit refcounts': /"refcountOrder":0.*compress \d+/,
+  };
+  const expectOften = (signs: Record<string, RegExp>, compressed: boolean): void => {
+    const descriptions = SEEDS.map((seed) => randomImage(seed, { compressed }).description);
+    for (const [feature, sign] of Object.entries(signs)) {
+      expect(descriptions.filter((description) => sign.test(description)).length, feature).toBeGreaterThan(5);
+    }
+  };
+  expectOften(features, false);
+  expectOften(compressionFeatures, true);
 });

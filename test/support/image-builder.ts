@@ -2,12 +2,13 @@
  * Builds qcow2 images in memory, in any legal state and with any physical layout:
  * `image({ clusterBits: 9 }).write(0).snapshot('a').write(0).layout({ shuffle: true, junk: 8 }).build()`.
  */
+import { deflateRawSync } from 'node:zlib';
 import { writeOffset, type HeaderExtension, type HeaderOptions } from './image-header.js';
 import { layOut, type BuiltImage, type LayoutOptions } from './image-layout.js';
-import { DataUnit, ImageModel, L2Unit, type ImageFormat, type L1Table } from './image-model.js';
+import { DataUnit, ExtentUnit, ImageModel, L2Unit, type ImageFormat, type L1Table } from './image-model.js';
 import { Random } from './random.js';
 
-export type { BuiltImage, BuiltUnit, LayoutOptions } from './image-layout.js';
+export type { BuiltExtent, BuiltImage, BuiltUnit, LayoutOptions } from './image-layout.js';
 export type { HeaderExtension, HeaderOptions } from './image-header.js';
 
 export interface ImageOptions extends HeaderOptions {
@@ -81,6 +82,24 @@ export class ImageBuilder {
     return this;
   }
 
+  /**
+   * Stores one guest cluster compressed, by default bytes that shrink to something between a tenth
+   * and nine tenths of it. With zstd the content is taken for already compressed: any bytes, fewer
+   * than a cluster.
+   */
+  compress(guestCluster: number, content?: Uint8Array): this {
+    const extent = new ExtentUnit(this.compressed(content));
+    this.model.setEntry(this.model.active, guestCluster, { zero: false, data: null, extent });
+    return this;
+  }
+
+  compressRange(first: number, count: number): this {
+    for (let cluster = first; cluster < first + count; cluster++) {
+      this.compress(cluster);
+    }
+    return this;
+  }
+
   /** Makes a guest cluster read as zeroes; `allocated` keeps a host cluster, full of garbage. */
   zero(guestCluster: number, { allocated = false } = {}): this {
     if (this.model.format.version === 2) {
@@ -100,7 +119,7 @@ export class ImageBuilder {
   /** Lets a second guest cluster of the active layer refer to the first one's host cluster. */
   alias(from: number, to: number): this {
     const entry = this.model.entry(this.model.active, from);
-    if (entry === undefined || entry.data === null) {
+    if (entry === undefined || (entry.data === null && entry.extent === undefined)) {
       throw new Error(`guest cluster ${from} has no host cluster`);
     }
     this.model.setEntry(this.model.active, to, entry);
@@ -160,30 +179,34 @@ export class ImageBuilder {
   }
 
   /**
-   * As a crash leaves a move of a data cluster that several L2 tables share: some lead to the copy,
-   * some to the original, both with the full refcount. False when nothing shares the cluster.
+   * As a crash leaves a move of a data cluster, or of a compressed one, that several L2 tables share:
+   * some lead to the copy, some to the original, both with the full refcount. False when nothing
+   * shares the cluster.
    */
   halfMoveData(guestCluster: number, layer: L1Table = this.model.active): boolean {
-    const data = this.model.entry(layer, guestCluster)?.data ?? null;
-    const count = data === null ? 0 : (this.model.refcounts().get(data) ?? 0);
+    const entry = this.model.entry(layer, guestCluster);
+    const unit = entry?.extent ?? entry?.data ?? null;
+    const count = unit === null ? 0 : (this.model.refcounts().get(unit) ?? 0);
     const slots: [L2Unit, number][] = [];
     for (const table of this.model.distinctL2().keys()) {
       for (const [index, entry] of table.entries) {
-        if (entry.data === data) {
+        if ((entry.extent ?? entry.data) === unit) {
           slots.push([table, index]);
         }
       }
     }
-    if (data === null || slots.length < 2) {
+    if (unit === null || slots.length < 2) {
       return false;
     }
-    const copy = new DataUnit(data.content);
-    data.refcountAtLeast = count;
+    const copy = unit instanceof ExtentUnit ? new ExtentUnit(unit.content) : new DataUnit(unit.content);
+    unit.refcountAtLeast = count;
     copy.refcountAtLeast = count;
     for (const [table, index] of this.random
       .shuffle(slots)
       .slice(0, this.random.between(1, slots.length - 1))) {
-      table.entries.set(index, { zero: table.entries.get(index)?.zero ?? false, data: copy });
+      const zero = table.entries.get(index)?.zero ?? false;
+      const moved = copy instanceof ExtentUnit ? { zero, data: null, extent: copy } : { zero, data: copy };
+      table.entries.set(index, moved);
     }
     return true;
   }
@@ -233,6 +256,28 @@ export class ImageBuilder {
     writeOffset(known, vmStateSize, 0);
     writeOffset(known, diskSize, 8);
     return Buffer.concat([known, this.random.bytes(Math.max(0, size - 24))]).subarray(0, size);
+  }
+
+  private compressed(content?: Uint8Array): Uint8Array {
+    const { clusterSize } = this.model.format;
+    let result: Uint8Array;
+    if (this.options.compressionType === 'zstd') {
+      result = content ?? this.random.bytes(this.compressedSize());
+    } else {
+      const whole = new Uint8Array(clusterSize);
+      whole.set(content ?? this.random.bytes(this.compressedSize()));
+      // The window of 4 KiB that QEMU's own inflate has.
+      result = deflateRawSync(whole, { windowBits: 12 });
+    }
+    if (result.length === 0 || result.length >= clusterSize) {
+      throw new Error(`${result.length} compressed bytes in a cluster of ${clusterSize}`);
+    }
+    return result;
+  }
+
+  private compressedSize(): number {
+    const { clusterSize } = this.model.format;
+    return this.random.between(Math.ceil(clusterSize * 0.07), Math.floor(clusterSize * 0.87));
   }
 
   private newData(content?: Uint8Array): DataUnit {

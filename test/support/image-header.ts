@@ -16,6 +16,8 @@ export interface HeaderOptions {
   readonly extensions?: readonly HeaderExtension[];
   readonly backingFile?: string;
   readonly backingFormat?: string;
+  /** Of compressed clusters; zstd only in version 3, with a header of 112 bytes. */
+  readonly compressionType?: 'zlib' | 'zstd';
 }
 
 export interface HeaderFields {
@@ -64,6 +66,13 @@ export function encodeHeader(
     cluster.writeUInt32BE(options.lazyRefcounts === true ? 1 : 0, 84);
     cluster.writeUInt32BE(format.refcountOrder, 96);
     cluster.writeUInt32BE(headerLength, 100);
+  }
+  if (options.compressionType === 'zstd') {
+    if (headerLength < 112) {
+      throw new Error(`a header of ${headerLength} bytes has no compression type`);
+    }
+    cluster[79] = 1 << 3;
+    cluster[104] = 1;
   }
 
   let end = headerLength;

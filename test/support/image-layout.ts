@@ -1,9 +1,10 @@
 /** Places the parts of a test image in a file, in any order and with any waste, and writes the bytes. */
 import { encodeHeader, encodeSnapshotTable, writeOffset, type HeaderOptions } from './image-header.js';
-import type { DataUnit, ImageModel, L1Table, L2Unit } from './image-model.js';
+import { compressedDescriptor, packExtents, Stream, type CompressedOptions } from './compressed-layout.js';
+import type { DataUnit, ExtentUnit, ImageModel, L1Table, L2Unit } from './image-model.js';
 import type { Random } from './random.js';
 
-export interface LayoutOptions {
+export interface LayoutOptions extends CompressedOptions {
   /** Places everything but the header at random. */
   readonly shuffle?: boolean;
   /** Has the last word on the order of everything but the header and what `...AtEnd` adds. */
@@ -29,6 +30,11 @@ export interface LayoutOptions {
   readonly staleCounts?: number;
   /** Ends the file within the last cluster; the rest of it reads as zeroes. */
   readonly partialTail?: boolean;
+  /**
+   * Puts a stream of compressed clusters last, and ends the file at the very byte where its last
+   * extent ends, mostly within a sector, as `qemu-img convert -c` does.
+   */
+  readonly compressedTail?: boolean;
   /** Junk is zeroes; otherwise random bytes, or copies of the image's own tables. */
   readonly zeroJunk?: boolean;
   /** Random bytes wherever their value means nothing: after tables, and in the header cluster. */
@@ -38,21 +44,34 @@ export interface LayoutOptions {
 }
 
 export interface BuiltUnit {
-  /** `L1`, `L1 of 2`, `L2 active:0`, `data 1:17` (snapshot 1, guest cluster 17), `refcount block 0`, `junk`. */
+  /** `L1`, `L1 of 2`, `L2 active:0`, `data 1:17` (snapshot 1, guest cluster 17), `compressed 3`, `refcount block 0`, `junk`. */
   readonly name: string;
   readonly clusters: number;
   /** The first host cluster, once it is placed. */
   readonly at: number;
 }
 
+export interface BuiltExtent {
+  /** Its first place: `active:5`, `1:17`. */
+  readonly name: string;
+  /** Bytes. */
+  readonly offset: number;
+  /** Bytes of compressed data, without what the last sector holds after them. */
+  readonly length: number;
+  /** What it adds to the refcount of each host cluster that it touches: the paths to it. */
+  readonly refcount: number;
+}
+
 export interface BuiltImage {
   readonly bytes: Uint8Array;
   readonly units: readonly BuiltUnit[];
+  /** The compressed clusters that are not dead bytes, in the order of the file. */
+  readonly extents: readonly BuiltExtent[];
   /** The host cluster of the unit with this name. */
   readonly where: (name: string) => number;
 }
 
-type Part = L1Table | L2Unit | DataUnit | null;
+type Part = L1Table | L2Unit | DataUnit | Stream | null;
 
 class Unit implements BuiltUnit {
   at = 0;
@@ -63,6 +82,10 @@ class Unit implements BuiltUnit {
     public refcount = 1,
     readonly part: Part = null,
   ) {}
+
+  refcountOf(cluster: number): number {
+    return this.part instanceof Stream ? (this.part.refcounts[cluster] ?? 0) : this.refcount;
+  }
 }
 
 export function layOut(
@@ -83,6 +106,7 @@ class Layout {
   private readonly snapshotTableLength: number;
   private readonly blocks = new Map<number, Unit>();
   private readonly byPart = new Map<Part, Unit>();
+  private readonly byExtent = new Map<ExtentUnit, Unit>();
   private readonly ghosts: Unit[] = [];
   private readonly units: Unit[];
   private readonly clusterCount: number;
@@ -104,7 +128,9 @@ class Layout {
         ? null
         : new Unit('snapshot table', this.clustersFor(this.snapshotTableLength));
 
-    const inside = this.modelUnits();
+    const streams = this.streamUnits();
+    const tail = options.compressedTail === true ? streams.splice(-1) : [];
+    const inside = this.modelUnits(streams);
     const atEnd = [
       ...units('junk', options.junkAtEnd, 0),
       ...units('leak', options.leaksAtEnd, () => this.leakedCount()),
@@ -112,6 +138,7 @@ class Layout {
     if (options.shuffle === true) {
       random.shuffle(atEnd);
     }
+    atEnd.push(...tail);
     const others = 1 + totalClusters(inside) + totalClusters(atEnd);
     this.refcountTable = this.addRefcountStructures(others);
     inside.unshift(this.refcountTable, ...this.blocks.values());
@@ -131,6 +158,7 @@ class Layout {
     return {
       bytes: Uint8Array.from(this.image.subarray(0, this.fileLength())),
       units,
+      extents: this.builtExtents(),
       where: (name) => {
         const found = units.find((unit) => unit.name === name);
         if (found === undefined) {
@@ -150,7 +178,32 @@ class Layout {
     return this.random.chance(0.1) ? high : Math.min(this.random.between(1, 3), high);
   }
 
-  private modelUnits(): Unit[] {
+  private streamUnits(): Unit[] {
+    const { model, options, random } = this;
+    const refcounts = model.refcounts();
+    const extents = [...model.distinctExtents().keys()];
+    if (options.shuffle === true) {
+      random.shuffle(extents);
+    }
+    const streams = packExtents(
+      extents.map((extent) => [extent, refcounts.get(extent) ?? 0]),
+      model.format,
+      options,
+      random,
+    );
+    const result: Unit[] = [];
+    for (const [index, stream] of streams.entries()) {
+      const name = stream.isDead ? 'junk' : `compressed ${index}`;
+      const unit = new Unit(name, stream.refcounts.length, stream.isDead ? 0 : 1, stream);
+      for (const extent of stream.starts.keys()) {
+        this.byExtent.set(extent, unit);
+      }
+      result.push(unit);
+    }
+    return result;
+  }
+
+  private modelUnits(streams: readonly Unit[]): Unit[] {
     const { model, options } = this;
     const refcounts = model.refcounts();
     const result: Unit[] = [];
@@ -185,6 +238,7 @@ class Layout {
         }
       }
     }
+    result.push(...streams);
     this.scatter(result, [
       ...units('junk', options.junk, 0),
       ...units('leak', options.leaks, () => this.leakedCount()),
@@ -241,8 +295,10 @@ class Layout {
   }
 
   private settleCounts(): void {
-    for (const { at, clusters, refcount } of this.units) {
-      this.counts.fill(refcount, at, at + clusters);
+    for (const unit of this.units) {
+      for (let cluster = 0; cluster < unit.clusters; cluster++) {
+        this.counts[unit.at + cluster] = unit.refcountOf(cluster);
+      }
     }
     this.overcount();
     if (this.options.sparseRefcountTable === true) {
@@ -260,7 +316,15 @@ class Layout {
         unit.name !== 'leak' &&
         (options.overcountRefcounts === true || !refcounts.has(unit)),
     );
-    for (const { at, clusters } of random.shuffle(eligible).slice(0, options.overcounted ?? 0)) {
+    // Every container of a stream for itself, if an extent is in it.
+    const places = eligible.flatMap((unit) =>
+      unit.part instanceof Stream
+        ? unit.part.refcounts.flatMap((count, index) =>
+            count === 0 ? [] : [{ at: unit.at + index, clusters: 1 }],
+          )
+        : [unit],
+    );
+    for (const { at, clusters } of random.shuffle(places).slice(0, options.overcounted ?? 0)) {
       const cluster = at + random.int(clusters);
       const count = (this.counts[cluster] ?? 0) + random.between(1, 2);
       this.counts[cluster] = Math.min(count, model.maxRefcount);
@@ -321,10 +385,21 @@ class Layout {
     if (part === null) {
       return new Uint8Array(0);
     }
+    if (part instanceof Stream) {
+      return this.streamContent(part, unit);
+    }
     if ('content' in part) {
       return part.content;
     }
     return 'tables' in part ? this.withTail(this.l1Content(part), unit) : this.l2Content(part);
+  }
+
+  /** What lies between extents means nothing either. */
+  private streamContent(stream: Stream, unit: Unit): Uint8Array {
+    const length = unit.clusters * this.clusterSize;
+    const content = this.options.garbageTails === true ? this.random.bytes(length) : new Uint8Array(length);
+    stream.writeInto(content);
+    return content;
   }
 
   private withTail(content: Uint8Array, unit: Unit): Uint8Array {
@@ -338,6 +413,24 @@ class Layout {
       throw new Error('a table leads to something that has no place');
     }
     return unit.at * this.clusterSize;
+  }
+
+  private offsetOfExtent(extent: ExtentUnit): number {
+    const unit = this.byExtent.get(extent);
+    if (!(unit?.part instanceof Stream)) {
+      throw new Error('a table leads to a compressed cluster that has no place');
+    }
+    return unit.at * this.clusterSize + (unit.part.starts.get(extent) ?? 0);
+  }
+
+  private builtExtents(): BuiltExtent[] {
+    const refcounts = this.model.refcounts();
+    const result: BuiltExtent[] = [];
+    for (const [extent, name] of this.model.distinctExtents()) {
+      const refcount = refcounts.get(extent) ?? 0;
+      result.push({ name, offset: this.offsetOfExtent(extent), length: extent.content.length, refcount });
+    }
+    return result.sort((a, b) => a.offset - b.offset);
   }
 
   private headerContent(): Uint8Array {
@@ -393,7 +486,17 @@ class Layout {
   private l2Content(table: L2Unit): Uint8Array {
     const content = Buffer.alloc(this.clusterSize);
     const active = [...this.model.active.tables.values()].includes(table);
-    for (const [index, { zero, data }] of table.entries) {
+    for (const [index, { zero, data, extent }] of table.entries) {
+      if (extent !== undefined) {
+        const { clusterBits } = this.model.format;
+        const descriptor = compressedDescriptor(
+          this.offsetOfExtent(extent),
+          extent.content.length,
+          clusterBits,
+        );
+        content.writeBigUInt64BE(descriptor, index * 8);
+        continue;
+      }
       const offset = data === null ? 0 : this.offsetOf(data);
       writeEntry(content, index * 8, offset, data !== null && this.copied(data, active), zero);
     }
@@ -432,11 +535,17 @@ class Layout {
   private fileLength(): number {
     const length = this.image.length;
     const last = this.units.at(-1);
+    const stream = last?.part instanceof Stream ? last.part : null;
+    if (last !== undefined && stream !== null && this.options.compressedTail === true) {
+      return last.at * this.clusterSize + stream.liveEnd;
+    }
     if (this.options.partialTail !== true || last === undefined) {
       return length;
     }
     let meaningful = 1;
-    if (last.part === null ? last.refcount > 0 && last.name !== 'leak' : !('content' in last.part)) {
+    if (stream !== null) {
+      meaningful = Math.max(1, stream.liveEnd - (last.clusters - 1) * this.clusterSize);
+    } else if (last.part === null ? last.refcount > 0 && last.name !== 'leak' : !('content' in last.part)) {
       // A table: only zeroes may go. The tables' own ends are not looked at, so garbage there stays.
       meaningful = this.clusterSize;
       while (meaningful > 1 && this.image[length - this.clusterSize + meaningful - 1] === 0) {

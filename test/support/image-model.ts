@@ -11,10 +11,19 @@ export class DataUnit {
   constructor(public content: Uint8Array) {}
 }
 
+/** One compressed cluster: less than a cluster of bytes, which share host clusters with others. */
+export class ExtentUnit {
+  refcountAtLeast = 0;
+
+  constructor(readonly content: Uint8Array) {}
+}
+
 export interface L2Entry {
   /** Reads as zeroes, whatever the cluster holds. */
   readonly zero: boolean;
   readonly data: DataUnit | null;
+  /** Instead of data. */
+  readonly extent?: ExtentUnit;
 }
 
 export class L2Unit {
@@ -119,29 +128,24 @@ export class ImageModel {
   }
 
   distinctData(): Map<DataUnit, string> {
-    const result = new Map<DataUnit, string>();
-    for (const [l1, name] of this.namedLayers()) {
-      for (const [l1Index, table] of l1.tables) {
-        for (const [index, { data }] of table.entries) {
-          if (data !== null && !result.has(data)) {
-            result.set(data, `${name}:${l1Index * this.entriesPerL2 + index}`);
-          }
-        }
-      }
-    }
-    return result;
+    return this.distinct(({ data }) => data);
+  }
+
+  distinctExtents(): Map<ExtentUnit, string> {
+    return this.distinct(({ extent }) => extent ?? null);
   }
 
   /** What the refcounts on disk say: references, ghosts' ones included, or more. */
-  refcounts(): Map<L2Unit | DataUnit, number> {
-    const paths = new Map<L2Unit | DataUnit, number>();
-    const add = (unit: L2Unit | DataUnit) => paths.set(unit, (paths.get(unit) ?? 0) + 1);
+  refcounts(): Map<L2Unit | DataUnit | ExtentUnit, number> {
+    const paths = new Map<L2Unit | DataUnit | ExtentUnit, number>();
+    const add = (unit: L2Unit | DataUnit | ExtentUnit) => paths.set(unit, (paths.get(unit) ?? 0) + 1);
     for (const l1 of this.layers()) {
       for (const table of l1.tables.values()) {
         add(table);
-        for (const { data } of table.entries.values()) {
-          if (data !== null) {
-            add(data);
+        for (const { data, extent } of table.entries.values()) {
+          const target = extent ?? data;
+          if (target !== null) {
+            add(target);
           }
         }
       }
@@ -150,6 +154,22 @@ export class ImageModel {
       paths.set(unit, Math.max(count, unit.refcountAtLeast));
     }
     return paths;
+  }
+
+  /** Each target in some layer, once, with the name of its first place. */
+  private distinct<Target>(targetOf: (entry: L2Entry) => Target | null): Map<Target, string> {
+    const result = new Map<Target, string>();
+    for (const [l1, name] of this.namedLayers()) {
+      for (const [l1Index, table] of l1.tables) {
+        for (const [index, entry] of table.entries) {
+          const target = targetOf(entry);
+          if (target !== null && !result.has(target)) {
+            result.set(target, `${name}:${l1Index * this.entriesPerL2 + index}`);
+          }
+        }
+      }
+    }
+    return result;
   }
 
   private pointersTo(unit: L2Unit): number {

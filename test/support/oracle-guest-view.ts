@@ -3,6 +3,7 @@
  * machine state included, and what the header and the snapshot table say of them. Comparison is by
  * content and independent of where things are in the file.
  */
+import { constants, inflateRawSync } from 'node:zlib';
 import { compressedExtent, readLayout, type ImageLayout } from './oracle-layout.js';
 
 /** How an image looked: its own copy of the bytes, and where the guest's clusters are in it. */
@@ -48,7 +49,7 @@ export function compareGuestView(before: GuestView, bytes: Uint8Array): string |
 
 /**
  * The bytes that the guest reads: from the active layer (-1) or from the snapshot with that index,
- * for an image without a backing file and without compressed clusters.
+ * for an image without a backing file and without clusters compressed with zstd.
  */
 export function readGuest(view: GuestView, layer = -1): Uint8Array {
   const { layout } = view;
@@ -61,12 +62,10 @@ export function readGuest(view: GuestView, layer = -1): Uint8Array {
     const l2 = l1Index < l1Size ? targetAt(layout, l1Offset + l1Index * 8) : 0;
     const slot = l2 + (guest % entries) * 8;
     const kind = l2 === 0 ? UNALLOCATED : kindAt(layout, slot);
-    if (kind === COMPRESSED) {
-      throw new Error(`guest cluster ${guest} is compressed`);
-    }
-    if (kind === PRESENT) {
+    if (kind === PRESENT || kind === COMPRESSED) {
       const start = targetAt(layout, slot);
-      const data = layout.image.subarray(start, start + clusterSize);
+      const data =
+        kind === COMPRESSED ? inflated(layout, slot) : layout.image.subarray(start, start + clusterSize);
       result.set(
         data.subarray(0, Math.min(clusterSize, virtualSize - guest * clusterSize)),
         guest * clusterSize,
@@ -74,6 +73,25 @@ export function readGuest(view: GuestView, layer = -1): Uint8Array {
     }
   }
   return result;
+}
+
+/** What follows the compressed data in the extent's last sector, a neighbour's mostly, is not looked at. */
+function inflated(layout: ImageLayout, slot: number): Uint8Array {
+  if (layout.compressionType !== 0) {
+    throw new Error('compressed, but not with zlib');
+  }
+  const { offset, length } = extentAt(layout, slot);
+  const padded = Buffer.alloc(length);
+  layout.image.copy(padded, 0, offset, offset + length);
+  const data = inflateRawSync(padded, {
+    windowBits: 12,
+    finishFlush: constants.Z_SYNC_FLUSH,
+    maxOutputLength: layout.clusterSize,
+  });
+  if (data.length !== layout.clusterSize) {
+    throw new Error(`the extent at ${offset} holds ${data.length} bytes, not a cluster`);
+  }
+  return data;
 }
 
 function snapshotAt(layout: ImageLayout, index: number): { l1Offset: number; l1Size: number } {

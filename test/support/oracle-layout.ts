@@ -32,6 +32,8 @@ export interface ImageLayout {
   readonly refcountTableOffset: number;
   readonly refcountTableClusters: number;
   readonly refcountOrder: number;
+  /** Of compressed clusters: 0 is zlib, 1 zstd. */
+  readonly compressionType: number;
   readonly snapshotsOffset: number;
   readonly snapshotsLength: number;
   readonly snapshots: readonly SnapshotLayout[];
@@ -71,6 +73,7 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
   const image = wholeClusters(bytes, clusterCount * clusterSize);
   const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
   const faults: string[] = [];
+  let compressionType = 0;
   if (version === 3) {
     const incompatible = readOffset(view, 72);
     if (incompatible !== 0 && incompatible !== READABLE_FEATURES) {
@@ -79,6 +82,13 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     const headerLength = view.getUint32(100);
     if (headerLength < 104 || headerLength > clusterSize || headerLength % 8 !== 0) {
       faults.push(`header: header_length ${headerLength}`);
+    }
+    if (headerLength > 104) {
+      compressionType = view.getUint8(104);
+    }
+    // There is only 0, zlib, and 1, zstd, which has the feature bit that says: not zlib.
+    if (compressionType !== (incompatible === READABLE_FEATURES ? 1 : 0)) {
+      faults.push(`header: compression type ${compressionType}, incompatible features ${incompatible}`);
     }
   }
   const virtualSize = readOffset(view, 24);
@@ -103,6 +113,7 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     refcountTableOffset: readOffset(view, 48),
     refcountTableClusters: view.getUint32(56),
     refcountOrder,
+    compressionType,
     snapshotsOffset,
     snapshotsLength: table.length,
     snapshots: table.snapshots,

@@ -57,16 +57,14 @@ export function inspect(bytes: Uint8Array): Inspection {
 
 /**
  * The least number of host clusters that a leak-free image of the same live data needs: its refcount
- * structures describe themselves too, so the least fixed point, approached from below.
+ * structures describe themselves too, so the least fixed point, approached from below. Compressed
+ * extents count as what they need when squeezed sector by sector, which may be out of reach where
+ * `refcountsLimitSharing`.
  */
 export function minimalClusterCount(bytes: Uint8Array): number {
-  const layout = readLayout(bytes);
-  if (typeof layout === 'string') {
-    throw new Error(layout);
-  }
-  const inspector = new Inspector(layout);
-  inspector.inspect();
-  const others = inspector.clustersOtherThanRefcounts();
+  const { inspector, layout } = inspected(bytes);
+  const compressed = Math.ceil((inspector.sectorsOfExtents() * 512) / layout.clusterSize);
+  const others = inspector.uncompressedClusters() + compressed;
   const entriesPerBlock = (layout.clusterSize * 8) / 2 ** layout.refcountOrder;
   let total = others;
   for (;;) {
@@ -79,6 +77,33 @@ export function minimalClusterCount(bytes: Uint8Array): number {
   }
 }
 
+/** The 512-byte sectors of the file that compressed extents in use touch, each once. */
+export function extentSectors(bytes: Uint8Array): number {
+  return inspected(bytes).inspector.sectorsOfExtents();
+}
+
+/**
+ * Whether refcounts might be too narrow for so many references to the extents of one host cluster as
+ * some order of the sectors would bring together. Counts an extent once for each of its sectors, so
+ * that false is certain and true is not.
+ */
+export function refcountsLimitSharing(bytes: Uint8Array): boolean {
+  const { inspector, layout } = inspected(bytes);
+  const crowded = inspector.sectorReferences.toSorted().slice(-layout.clusterSize / 512);
+  const most = crowded.reduce((sum, references) => sum + references, 0);
+  return most > 2 ** (2 ** layout.refcountOrder) - 1;
+}
+
+function inspected(bytes: Uint8Array): { inspector: Inspector; layout: ImageLayout } {
+  const layout = readLayout(bytes);
+  if (typeof layout === 'string') {
+    throw new Error(layout);
+  }
+  const inspector = new Inspector(layout);
+  inspector.inspect();
+  return { inspector, layout };
+}
+
 class Inspector {
   private readonly corruptions: string[];
   private readonly references: Float64Array;
@@ -88,13 +113,17 @@ class Inspector {
   private readonly paths: Uint32Array;
   private readonly activeL2: Uint8Array;
   private readonly l2Clusters: number[] = [];
+  /** Of each sector of the file: references to compressed extents that touch it. */
+  readonly sectorReferences: Float64Array;
   private stale = 0;
 
   constructor(private readonly layout: ImageLayout) {
     this.corruptions = [...layout.faults];
-    this.references = new Float64Array(layout.clusterCount);
-    this.refcounts = new Float64Array(layout.clusterCount);
-    this.kinds = new Uint8Array(layout.clusterCount);
+    // One more, since the last sectors of a compressed extent may lie past the end of the file.
+    this.references = new Float64Array(layout.clusterCount + 1);
+    this.refcounts = new Float64Array(layout.clusterCount + 1);
+    this.kinds = new Uint8Array(layout.clusterCount + 1);
+    this.sectorReferences = new Float64Array(((layout.clusterCount + 1) * layout.clusterSize) / 512);
     this.paths = new Uint32Array(layout.clusterCount);
     this.activeL2 = new Uint8Array(layout.clusterCount);
   }
@@ -133,6 +162,7 @@ class Inspector {
         );
       }
     }
+    this.comparePastEnd();
     return {
       corruptions: this.corruptions,
       leaks,
@@ -143,15 +173,29 @@ class Inspector {
     };
   }
 
-  clustersOtherThanRefcounts(): number {
-    let count = 0;
-    for (let cluster = 0; cluster < this.layout.clusterCount; cluster++) {
-      const kind = this.kinds[cluster];
-      if (kind !== 0 && kind !== REFCOUNT_TABLE && kind !== REFCOUNT_BLOCK) {
-        count++;
-      }
+  /** Without the refcount structures. */
+  uncompressedClusters(): number {
+    const others = [0, REFCOUNT_TABLE, REFCOUNT_BLOCK, COMPRESSED];
+    return this.kinds.reduce((count, kind) => count + (others.includes(kind) ? 0 : 1), 0);
+  }
+
+  sectorsOfExtents(): number {
+    return this.sectorReferences.reduce((count, references) => count + (references > 0 ? 1 : 0), 0);
+  }
+
+  /** The cluster after the last one has a refcount when a compressed extent touches it, else a stale one. */
+  private comparePastEnd(): void {
+    const cluster = this.layout.clusterCount;
+    const references = this.references[cluster] ?? 0;
+    const refcount = this.refcounts[cluster] ?? 0;
+    if (references > 0 && refcount > 0) {
+      this.stale--;
     }
-    return count;
+    if (refcount < references) {
+      this.corruptions.push(
+        `cluster ${cluster} (past the end): refcount ${refcount}, references ${references}`,
+      );
+    }
   }
 
   private kindOf(cluster: number): string {
@@ -228,6 +272,10 @@ class Inspector {
     const order = layout.refcountOrder;
     const entries = (layout.clusterSize * 8) >>> order;
     const base = blockIndex * entries;
+    const pastEnd = layout.clusterCount - base;
+    if (pastEnd >= 0 && pastEnd < entries) {
+      this.refcounts[layout.clusterCount] = this.refcountAt(offset, pastEnd);
+    }
     const inFile = Math.max(0, Math.min(entries, layout.clusterCount - base));
     for (let entry = 0; entry < inFile; entry++) {
       this.refcounts[base + entry] = this.refcountAt(offset, entry);
@@ -337,7 +385,7 @@ class Inspector {
 
   /** One reference to every host cluster that the extent touches; sectors past the end read as zeroes. */
   private countCompressed(high: number, low: number, paths: number, slot: number): void {
-    const { clusterSize, clusterCount, fileLength } = this.layout;
+    const { clusterSize, fileLength } = this.layout;
     const { offset, length } = compressedExtent(high, low, this.layout.clusterBits);
     if (high >>> 31 === 1) {
       this.fault(COMPRESSED, offset, slot, 'has COPIED set');
@@ -346,9 +394,12 @@ class Inspector {
       this.fault(COMPRESSED, offset, slot, 'is beyond the end of the file');
       return;
     }
-    const last = Math.min(clusterCount - 1, Math.floor((offset + length - 1) / clusterSize));
+    const last = Math.floor((offset + length - 1) / clusterSize);
     for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
       this.count(COMPRESSED, cluster, paths, slot);
+    }
+    for (let sector = Math.floor(offset / 512); sector < (offset + length) / 512; sector++) {
+      this.sectorReferences[sector] = (this.sectorReferences[sector] ?? 0) + paths;
     }
   }
 }

@@ -2,6 +2,9 @@
 import { image, type ImageBuilder, type ImageOptions, type LayoutOptions } from './image-builder.js';
 import { Random } from './random.js';
 
+/** Of the images, how many have compressed clusters. */
+const COMPRESSED_SHARE = 0.25;
+
 export interface RandomImageOverrides {
   readonly clusterBits?: number;
   readonly refcountOrder?: number;
@@ -10,6 +13,8 @@ export interface RandomImageOverrides {
   readonly maxClusters?: number;
   /** No leaks of any kind, so that refcounts are exactly the references; by default one image in seven. */
   readonly clean?: boolean;
+  /** Whether some of the guest’s clusters are compressed. */
+  readonly compressed?: boolean;
   /** Has the last word on the layout. */
   readonly layout?: LayoutOptions;
 }
@@ -31,13 +36,17 @@ export function randomImage(seed: number, overrides: RandomImageOverrides = {}):
   const clean = overrides.clean ?? random.chance(0.15);
   const format = { seed, version, clusterBits, refcountOrder } as const;
   const header = randomHeader(random, format);
-  const options: ImageOptions = { ...format, ...header, ...randomSizes(random, clusterBits, maxClusters) };
+  const sizes = randomSizes(random, clusterBits, maxClusters);
+  // Numbers of their own, so that images without compressed clusters stay what they were.
+  const compression = randomCompression(new Random(seed + 0xc0), version, overrides.compressed);
+  const options: ImageOptions = { ...format, ...header, ...sizes, ...compression?.header };
 
   const builder = image(options);
-  const guest = new RandomGuest(random, builder, options, clean);
+  const guest = new RandomGuest(random, builder, options, clean, compression?.share ?? 0);
   guest.fill(Math.floor(maxClusters * (0.25 + (0.35 * random.int(100)) / 100)));
   const layout = {
     ...randomLayout(random, { clusterBits, refcountOrder, maxClusters }, clean),
+    ...compression?.layout,
     ...overrides.layout,
   };
   const bytes = builder.layout(layout).build();
@@ -62,6 +71,35 @@ function randomHeader(random: Random, { version }: { version: 2 | 3 }): ImageOpt
     })),
     backingFile: withBacking ? `base-${random.int(1000)}.raw` : undefined,
     backingFormat: withBacking ? 'raw' : undefined,
+  };
+}
+
+interface Compression {
+  readonly header: Pick<ImageOptions, 'headerLength' | 'compressionType'>;
+  /** Of the guest's writes, how many are compressed. */
+  readonly share: number;
+  readonly layout: LayoutOptions;
+}
+
+function randomCompression(
+  random: Random,
+  version: 2 | 3,
+  wanted = random.chance(COMPRESSED_SHARE),
+): Compression | null {
+  if (!wanted) {
+    return null;
+  }
+  const zstd = version === 3 && random.chance(0.2);
+  return {
+    header: zstd ? { headerLength: 112, compressionType: 'zstd' } : {},
+    share: random.pick([0.2, 0.6, 1]),
+    layout: {
+      newStreams: random.pick([0, 0.05, 0.3]),
+      freshSectors: random.pick([0, 0, 0.1, 1]),
+      freshClusters: random.pick([0, 0, 0.1, 0.5]),
+      deadBytes: random.pick([0, 0.1, 0.4]),
+      compressedTail: random.chance(0.3),
+    },
   };
 }
 
@@ -127,6 +165,7 @@ class RandomGuest {
     private readonly builder: ImageBuilder,
     private readonly options: ImageOptions,
     private readonly clean: boolean,
+    private readonly compressedShare: number,
   ) {
     // So that no path count is more than a refcount can hold, two aliases included.
     this.maxLayers = [1, 3, 5][options.refcountOrder ?? 4] ?? 6;
@@ -159,7 +198,8 @@ class RandomGuest {
 
   private clusters(): number {
     const { model } = this.builder;
-    return model.distinctData().size + model.distinctL2().size;
+    // An extent counts like a cluster, for what the layout wastes between extents.
+    return model.distinctData().size + model.distinctExtents().size + model.distinctL2().size;
   }
 
   /** Now and then beyond the end of the disk, as after a shrink. */
@@ -173,15 +213,20 @@ class RandomGuest {
 
   private write(): void {
     const { random, builder } = this;
+    const compress = this.compressedShare > 0 && random.chance(this.compressedShare);
     const first = this.cluster();
     const count = random.chance(0.5) ? 1 : random.between(2, this.options.clusterBits === 16 ? 4 : 16);
     const end = Math.min(first + count, builder.model.active.size * builder.model.entriesPerL2);
     for (let cluster = first; cluster < end; cluster++) {
       // Zeroes and repeated blocks, as real disks have: equal contents must not confuse anything.
       const content = random.chance(0.1) ? new Uint8Array(1).fill(random.int(2)) : undefined;
-      builder.write(cluster, content);
+      if (compress) {
+        builder.compress(cluster, content);
+      } else {
+        builder.write(cluster, content);
+      }
     }
-    this.history.push(`write ${first}+${end - first}`);
+    this.history.push(`${compress ? 'compress' : 'write'} ${first}+${end - first}`);
   }
 
   private zero(): void {
@@ -245,7 +290,8 @@ class RandomGuest {
     }
     const from = this.cluster();
     const to = this.cluster();
-    if (from !== to && builder.model.entry(builder.model.active, from)?.data) {
+    const entry = builder.model.entry(builder.model.active, from);
+    if (from !== to && (entry?.data || entry?.extent)) {
       builder.alias(from, to);
       this.aliases++;
       this.history.push(`alias ${from} as ${to}`);
