@@ -1,6 +1,7 @@
 /** An image opened, walked and measured: what every command begins with. */
 import type { BlockDevice } from '../device/block-device.js';
 import { MeteredDevice } from '../device/metered-device.js';
+import { SettlingDevice } from '../device/settling-device.js';
 import { type OpenMode, openImageFile } from '../device/open-image.js';
 import { type Image, openImage } from '../image/image.js';
 import { type Walk, walk } from '../image/walk.js';
@@ -24,7 +25,7 @@ export async function beginSession(device: BlockDevice, options: CommonOptions):
   const startedAt = process.uptime();
   options.onProgress?.({ phase: 'walk', percent: 0, bytesDone: 0, bytesTotal: 0 });
   const metered = new MeteredDevice(device);
-  const image = await openImage(metered);
+  const image = await openImage(new SettlingDevice(metered));
   const walked = await walk(image);
   const { header } = image;
   const figures: ImageFigures = {

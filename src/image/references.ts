@@ -136,8 +136,11 @@ async function visitL1(
       const slot = table.offset + start + i * 4;
       if (l1ReservedBits(hi, lo)) visitor.problem?.('reserved bits are set in an L1 entry', slot);
       const target = entryOffset(hi, lo);
-      // Without an offset the entry is unallocated, whatever its other bits (hazard 4.1).
-      if (target === 0) continue;
+      // QEMU takes an entry of flags alone for a table at offset 0, and fails on it.
+      if (target === 0) {
+        visitor.problem?.('an L1 entry has flags but no offset', slot);
+        continue;
+      }
       const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;
       visitor.reference(slot, target, 1, Kind.l2Table, 1, active | copied);
     }

@@ -208,7 +208,8 @@ export class Recycler {
   leave(clusters: number[]): void {
     this.map.transition(clusters, State.live, State.leaving);
     for (const cluster of clusters) this.volume.clusters.forget(cluster);
-    this.#leaving.push(...clusters);
+    // No spread: there may be more than a call takes arguments.
+    for (const cluster of clusters) this.#leaving.push(cluster);
   }
 
   /** Flushed -> Referenced: rewrites every slot that names a source. Answers the number of references (C42). */
@@ -266,7 +267,7 @@ export class Recycler {
     for (const { first, count } of step.erased) {
       for (const cluster of range(first, count)) this.#setCount(cluster, 0);
     }
-    this.#erased.push(...step.erased);
+    for (const interval of step.erased) this.#erased.push(interval);
     this.clustersErased += step.clusters;
     return step;
   }

@@ -93,7 +93,7 @@ export async function releaseUnneeded(recycler: Recycler, goal: Goal): Promise<n
       freed.push(refcounts.blocks[index]! / volume.clusterBytes);
       refcounts.removeBlock(index);
     }
-    freed.push(...tableClusters);
+    for (const cluster of tableClusters) freed.push(cluster);
     if (tableClusters.length > 0) {
       header.refcountTableClusters = goal.tableClusters;
       await writeTableClusters(volume, goal.tableClusters);

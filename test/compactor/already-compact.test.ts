@@ -51,7 +51,7 @@ describe('an image that is compact already', () => {
 
   test('random images: what the long way leaves is seen to be compact, and the long way tells the same', async () => {
     for (let seed = 1; seed <= 60; seed++) {
-      const { bytes, description } = randomImage(seed, { maxClusters: 150 });
+      const { bytes, description } = randomImage(seed, { maxClusters: 150, compressed: false });
       const content = await compacted(bytes);
       expect(await isShort(content), description).toBe(true);
       const long = await runOn(content, { runtimeAsserts: true });

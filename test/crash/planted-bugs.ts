@@ -20,7 +20,8 @@ interface Round {
 /** The rounds, and as the last one a round that only shortens; null where the run has other windows too. */
 export function roundsOf(initial: Uint8Array, log: readonly Operation[], roundCount: number): Round[] | null {
   const windows: Modification[][] = [[]];
-  for (const operation of log) {
+  // The barrier before the first change.
+  for (const operation of log[0]?.kind === 'flush' ? log.slice(1) : log) {
     if (operation.kind === 'flush') windows.push([]);
     else windows.at(-1)!.push(operation);
   }
