@@ -48,7 +48,8 @@ export async function compactDevice(
   const outcome = report.interrupted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'compacted';
   if (outcome !== 'interrupted') {
     const { live, total } = figures.clusters;
-    if (report.excess === 0) notices.push(...littleToReclaim(lengthBefore, lengthAfter, live, total));
+    if (report.excess === 0)
+      notices.push(...littleToReclaim(options.keepErased ?? 0, lengthBefore, lengthAfter, live, total));
     const bytes = report.bytesMoved;
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: bytes, bytesTotal: bytes });
   }

@@ -5,13 +5,15 @@ import type { MeteredDevice } from '../device/metered-device.js';
 /** Below this share of the file there is little to reclaim. */
 const LITTLE = 0.01;
 
+/** Said where nothing was asked to stay: a pool is no sign of a guest that does not discard. */
 export function littleToReclaim(
+  keepErased: number,
   lengthBefore: number,
   lengthAfter: number,
   live: number,
   total: number,
 ): string[] {
-  if (lengthBefore - lengthAfter > lengthBefore * LITTLE) return [];
+  if (keepErased > 0 || lengthBefore - lengthAfter > lengthBefore * LITTLE) return [];
   return [
     `little to reclaim: ${live} of ${total} clusters are in use; what the guest deleted stays in use until it is ` +
       'discarded (run `fstrim -av` in the guest, with the disk attached with discard=unmap)',

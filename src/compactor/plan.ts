@@ -20,7 +20,9 @@ export async function plan(
     const volume = new Volume(session.image, session.walked.clusters);
     const figures = planFigures(session, await forecast(volume, options.keepErased ?? 0));
     const { live, total } = figures.clusters;
-    notices.push(...littleToReclaim(figures.lengthBefore, figures.lengthAfter, live, total));
+    notices.push(
+      ...littleToReclaim(options.keepErased ?? 0, figures.lengthBefore, figures.lengthAfter, live, total),
+    );
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
     return { ...figures, path, notices };
   });

@@ -133,10 +133,13 @@ export class Refcounts {
     }
   }
 
-  /** A new block for a range that had none: all counts 0 but its own, which lies in its range. */
+  /** A new block for a range that had none: all counts 0, but its own 1 if it lies in its range. */
   addBlock(index: number, hostOffset: number): void {
+    const cluster = hostOffset / this.clusterBytes;
     this.#place(index, hostOffset);
-    this.#counts[hostOffset / this.clusterBytes] = 1;
+    // The block is yet to be written as a whole; the one that describes it is not.
+    if (Math.floor(cluster / this.perBlock) === index) this.#counts[cluster] = 1;
+    else this.set(cluster, 1);
   }
 
   /** Block `index` lies at `hostOffset` from now on. */

@@ -15,7 +15,7 @@ import { Recycler } from './recycler.js';
 import { NoRoom, type RepackHost, type RepackPlan, repack } from './repack.js';
 import { cutRounds, reachOf } from './rounds.js';
 import { collectSlots } from './slot-collector.js';
-import { createMissingBlocks, describeRange, nextRange, releaseUnneeded } from './structures.js';
+import { createMissingBlocks, describeMore, releaseUnneeded } from './structures.js';
 import { assertInSync } from './sync-check.js';
 import type { Run, Volume } from './volume.js';
 
@@ -108,7 +108,7 @@ export class Compaction {
       recycler: this.recycler,
       roundBytes: async () => (await this.#room.budget(this.#goal())).bytes,
       moveClusters: (sources, destinations, run) => this.#moveClusters(sources, destinations, run),
-      describeNext: () => this.#describeNext(),
+      describeMore: (clusters) => this.#describeMore(clusters),
       shorten: (atLeast) => this.#shorten(Math.max(atLeast, this.#goal().finalClusters)),
       roundDone: () => {
         this.#report.rounds++;
@@ -133,18 +133,16 @@ export class Compaction {
       destinations: Uint32Array.from(destinations),
       extendBy: Math.max(0, destinations.at(-1)! + 1 - this.#volume.map.clusterCount),
       runStarts: new Map(run === undefined ? [] : [[run.first, run.count]]),
-      lacksRange: false,
+      lacks: 0,
     };
     await this.#runPlan(plan, goal, await this.#room.budget(goal));
   }
 
-  /** Describes the next range by a refcount block; false where the table has no entry for one. */
-  async #describeNext(): Promise<boolean> {
-    const index = nextRange(this.#volume);
-    if (index === null) return false;
-    await describeRange(this.recycler, index);
-    this.#wroteSinceBarrier = true;
-    return true;
+  /** Refcount blocks for `clusters` neighbours after the file's end; false where the table has no entries for them. */
+  async #describeMore(clusters: number): Promise<boolean> {
+    const described = await describeMore(this.recycler, clusters);
+    if (described) this.#wroteSinceBarrier = true;
+    return described;
   }
 
   #copied(bytes: number): void {
@@ -160,6 +158,8 @@ export class Compaction {
   async #toFixpoint(): Promise<void> {
     const { map } = this.#volume;
     let described = false;
+    // Where more room did not help once, it would go on for ever.
+    let canDescribe = true;
     for (let plans = 0; ; plans++) {
       if (plans > MAX_PLANS + 4 * map.clusterCount) throw new Error('the compaction does not come to an end');
       if (!described) await this.#fitStructures();
@@ -167,7 +167,8 @@ export class Compaction {
       const goal = this.#goal();
       const budget = await this.#room.budget(goal);
       const plan = planMoves(this.#volume, goal, this.#planLimits(budget, described));
-      described = plan.lacksRange && !described && (await this.#describeNext());
+      if (described && plan.lacks > 0) canDescribe = false;
+      described = plan.lacks > 0 && canDescribe && (await this.#describeMore(plan.lacks));
       if (described) {
         // Planned again with the room that this made.
       } else if (plan.sources.length > 0) {
@@ -244,13 +245,27 @@ export class Compaction {
   async #round(moves: Moves, placeOf: (cluster: number) => number, atLeast: number): Promise<void> {
     const { recycler } = this;
     recycler.begin(moves, placeOf);
-    await recycler.copy(); //             Copying -> Copied
+    try {
+      await recycler.copy(); //           Copying -> Copied
+    } catch (error) {
+      if (isHostFull(error)) await this.#giveBackCopies(moves);
+      throw error;
+    }
     await recycler.flush(); //            barrier A: Copied -> Flushed
     await recycler.updateReferences(); // Flushed -> Referenced
     await recycler.flush(); //            barrier B: Referenced -> complete, sources are junk
     await this.#shorten(atLeast);
     this.#report.rounds++;
     this.#assert();
+  }
+
+  /** Copies that came to nothing would keep the host full: the next run could do no better. */
+  async #giveBackCopies({ destinations }: Moves): Promise<void> {
+    try {
+      await this.#room.giveBack(destinations);
+    } catch {
+      // The first error is the one to report.
+    }
   }
 
   /**

@@ -92,7 +92,8 @@ export async function eraseInterval(
     holes += Math.ceil((start - at) / clusterBytes);
     if (data === null) break;
     const to = Math.min(start + step, Math.ceil(data.end / clusterBytes) * clusterBytes, end);
-    if (punch && holdsBlock(device, start, to) && device.canPunch) await device.punch(start, to - start);
+    if (punch && holdsBlock(device, Math.max(start, data.start), Math.min(to, data.end)) && device.canPunch)
+      await device.punch(start, to - start);
     else if (!(await readsAsZeroes(device, start, to - start))) await writeZeroes(device, start, to - start);
     at = to;
   }

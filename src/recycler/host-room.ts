@@ -4,9 +4,6 @@ import type { Goal } from './goal.js';
 import type { Volume } from './volume.js';
 import { makeHole } from './zeroes.js';
 
-/** A round is not worth its two barriers below this, unless the host has less room. */
-const LEAST_ROUND_BYTES = 1 << 20;
-
 export interface RoundBudget {
   /** Most bytes of a round. */
   bytes: number;
@@ -28,7 +25,7 @@ export class HostRoom {
 
   /** A round's bytes are in two places at once: less of them where the host is nearly full. */
   async budget(goal: Goal): Promise<RoundBudget> {
-    const { device, map } = this.#volume;
+    const { device, map, clusterBytes } = this.#volume;
     const roundBytes = this.#roundBytes;
     const spare = async () => Math.floor((await device.freeBytes()) / 2);
     if ((await spare()) >= roundBytes) return { bytes: roundBytes, forcedBytes: Infinity, nearlyFull: false };
@@ -41,7 +38,7 @@ export class HostRoom {
     const bytes = await spare();
     if (!device.canPunch) this.#forcedBytes = Math.min(this.#forcedBytes, bytes);
     return {
-      bytes: Math.min(roundBytes, Math.max(LEAST_ROUND_BYTES, bytes)),
+      bytes: Math.min(roundBytes, Math.max(clusterBytes, bytes)),
       forcedBytes: Math.min(bytes, this.#forcedBytes),
       nearlyFull: true,
     };

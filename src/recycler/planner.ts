@@ -23,8 +23,8 @@ export interface Plan {
   extendBy: number;
   /** First source clusters of the runs of several clusters: these must not be torn apart by a round. */
   runStarts: Map<number, number>;
-  /** Something found no place to step aside to: the range after the file's end needs a refcount block. */
-  lacksRange: boolean;
+  /** Neighbouring clusters for which a place is lacking: ranges after the file's end need refcount blocks. */
+  lacks: number;
 }
 
 export interface PlanLimits {
@@ -57,7 +57,8 @@ export interface Board {
   evict: number[];
   /** Clusters that the file must grow by. */
   extendBy: number;
-  lacksRange: boolean;
+  /** Clusters that found no place to step aside to. */
+  lacks: number;
 }
 
 /** Plans the next moves towards `goal`; a plan without moves means that nothing is left to do or can be done. */
@@ -133,7 +134,7 @@ function placeFirst(board: Board, first: number[], holes: Uint32Array): number {
     const place = placeBeyond(board, beyond);
     if (place === null) {
       // Those that found a place make room for the others.
-      board.lacksRange ||= board.pairs.size === 0;
+      if (board.pairs.size === 0) board.lacks++;
       break;
     }
     board.pairs.set(first[i]!, place);
@@ -173,7 +174,7 @@ function setUp(volume: Volume, goal: Goal): Board {
   marks[0] = Mark.fixed;
   // Compressed extents have been packed by now: what holds them stays (repack.ts).
   for (const cluster of volume.clusters.ofKind(Kind.compressed)) marks[cluster] = Mark.fixed;
-  return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0, lacksRange: false };
+  return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0, lacks: 0 };
 }
 
 /** Blocks beyond the goal are not moved but released, once what they describe has gone. */
@@ -222,5 +223,5 @@ function assemble(board: Board, tail: Uint32Array, holes: Uint32Array, runStarts
   for (let i = 0, next = 0; i < sources.length; i++) {
     destinations[i] = board.pairs.get(sources[i]!) ?? holes[next++]!;
   }
-  return { sources, destinations, extendBy: board.extendBy, runStarts, lacksRange: board.lacksRange };
+  return { sources, destinations, extendBy: board.extendBy, runStarts, lacks: board.lacks };
 }

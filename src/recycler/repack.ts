@@ -71,8 +71,8 @@ export interface RepackHost {
    * that they are, where they must stay together.
    */
   moveClusters: (sources: number[], destinations: number[], run?: Run) => Promise<void>;
-  /** Describes the range after the file's end by a refcount block; false where the table has no entry for it. */
-  describeNext: () => Promise<boolean>;
+  /** Refcount blocks for `clusters` neighbours after the file's end; false where the table has no entries for them. */
+  describeMore: (clusters: number) => Promise<boolean>;
   shorten: (atLeast: number) => Promise<void>;
   roundDone: () => void;
   stopped: () => boolean;
@@ -174,7 +174,7 @@ async function clearStretch(host: RepackHost, first: number, end: number): Promi
       run === undefined ? singles(host, sources.length, first, end) : window(host, run.count, first, end);
     if (destinations.length > 0)
       await host.moveClusters(sources.slice(0, destinations.length), destinations, run);
-    else if (!(await host.describeNext())) throw new NoRoom();
+    else if (!(await host.describeMore(run?.count ?? sources.length))) throw new NoRoom();
   }
   return cleared;
 }
@@ -249,7 +249,8 @@ async function placesAside(
       endCluster: describedEnd(volume),
     });
     if (packing === null) {
-      if (!(await host.describeNext())) throw new NoRoom();
+      if (!(await host.describeMore(Math.ceil((end(high) - start(low)) / clusterBytes) + 2)))
+        throw new NoRoom();
       continue;
     }
     if (packing.endCluster > map.clusterCount) await recycler.extend(packing.endCluster - map.clusterCount);

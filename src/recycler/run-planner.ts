@@ -138,7 +138,7 @@ function bringToFront(board: Board): Map<number, number> {
     let window = findWindow(board, run.count, frontEnd, marks.length);
     if (window === null || !isFree(board, window, run.count)) window = atTheEnd(board, run.count);
     if (window === null) {
-      board.lacksRange = true;
+      board.lacks += run.count;
       continue;
     }
     marks.fill(Mark.reserved, window, window + run.count);
@@ -146,7 +146,7 @@ function bringToFront(board: Board): Map<number, number> {
     for (let i = 0; i < run.count; i++) board.pairs.set(run.first + i, window + i);
   }
   // Nothing is gained by clearing the front for tables that cannot leave it.
-  if (board.lacksRange && starts.size === 0) board.evict.length = 0;
+  if (board.lacks > 0 && starts.size === 0) board.evict.length = 0;
   return starts;
 }
 

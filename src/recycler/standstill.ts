@@ -30,5 +30,5 @@ export function breakStandstill(board: Board, released: number[], sources: Uint3
   const mayGrow = sources.filter(isGoing).length <= below.length;
   const aside = placeBeyond(board, goal.moveLimit, mayGrow);
   if (aside !== null) pairs.set(below[0]!, aside);
-  else board.lacksRange = mayGrow;
+  else if (mayGrow) board.lacks++;
 }

@@ -23,39 +23,49 @@ export async function createMissingBlocks(recycler: Recycler, goal: Goal): Promi
   const { refcounts } = volume.image;
   const missing: number[] = [];
   for (let i = 0; i < goal.blockCount; i++) if ((refcounts.blocks[i] ?? 0) === 0) missing.push(i);
-  await createBlocks(recycler, missing);
+  await createBlocks(
+    recycler,
+    missing,
+    missing.map((index) => index * refcounts.perBlock),
+  );
   return missing.length;
 }
 
-/** The first range after the file's end that has no refcount block; null where the table has no entry for it. */
-export function nextRange({ image, map }: Volume): number | null {
-  const { blocks, perBlock } = image.refcounts;
-  const index = blocks.indexOf(0, Math.ceil(map.clusterCount / perBlock));
-  return index < 0 ? null : index;
-}
-
 /**
- * Lets the file grow into the next range, which gets a refcount block: room for what must step aside where all
- * that is described is in use. The block is released like any other when its range is free again.
+ * Lets the file grow into ranges that get refcount blocks, for `clusters` neighbours: room for what must step aside
+ * where all that is described is in use. The blocks are released like any others when their ranges are free again.
+ * False where the table has no entries for them.
  */
-export async function describeRange(recycler: Recycler, index: number): Promise<void> {
+export async function describeMore(recycler: Recycler, clusters: number): Promise<boolean> {
   const { map, image } = recycler.volume;
-  await recycler.extend(index * image.refcounts.perBlock + 1 - map.clusterCount);
-  await createBlocks(recycler, [index]);
+  const { blocks, perBlock } = image.refcounts;
+  const first = blocks.indexOf(0, Math.ceil(map.clusterCount / perBlock));
+  // The blocks lie at the start of the first range, one beside the other.
+  const count = Math.ceil(clusters / (perBlock - 1));
+  if (first < 0 || count > perBlock || first + count > blocks.length) return false;
+  if (blocks.subarray(first, first + count).some((block) => block !== 0)) return false;
+  const start = first * perBlock;
+  await recycler.extend(start + count - map.clusterCount);
+  await createBlocks(recycler, [first], [start]);
+  await createBlocks(recycler, range(first + 1, count - 1), range(start + 1, count - 1));
+  return true;
 }
 
-async function createBlocks(recycler: Recycler, indices: number[]): Promise<void> {
+/** New blocks at `cells`, durable before the table names them. Each describes itself, or a block before these does. */
+async function createBlocks(recycler: Recycler, indices: number[], cells: number[]): Promise<void> {
   if (indices.length === 0) return;
   const { volume } = recycler;
   const { refcounts } = volume.image;
-  const cells = indices.map((index) => index * refcounts.perBlock);
   volume.map.transition(cells, State.junk, State.held);
   for (const [k, index] of indices.entries()) {
     refcounts.addBlock(index, cells[k]! * volume.clusterBytes);
     volume.clusters.setKind(cells[k]!, Kind.refcountBlock);
     volume.clusters.refs[cells[k]!] = 1;
+  }
+  for (const [k, index] of indices.entries()) {
     await volume.device.write(refcounts.encodeBlock(index), cells[k]! * volume.clusterBytes);
   }
+  await recycler.writeCounts();
   await recycler.flush();
   volume.map.transition(cells, State.held, State.live);
   await writeTableSectors(volume, indices);

@@ -4,7 +4,7 @@ import { compactDevice } from '../../src/compactor/compact.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { compareGuestView, guestView, inspect, minimalClusterCount } from '../support/oracle.js';
 import { Random } from '../support/random.js';
-import { fullRanges, shrinkingTable, type Tight } from '../support/tight-image.js';
+import { fullRanges, longTables, shrinkingTable, type Tight } from '../support/tight-image.js';
 
 const SEED = Number(process.env.SEED ?? 1);
 const COUNT = Number(process.env.COUNT ?? 250);
@@ -35,6 +35,7 @@ async function flawOf({ bytes, excess }: Tight, seed: number): Promise<string | 
 test.each([
   ['ranges that are full', fullRanges, COUNT],
   ['a refcount table that must shrink', shrinkingTable, Math.ceil(COUNT / 10)],
+  ['tables longer than what a block describes', longTables, COUNT],
 ] as const)(`%s, seeds from ${SEED}`, { timeout: 60_000 + 400 * COUNT }, async (_, make, count) => {
   const failures: string[] = [];
   for (let seed = SEED; seed < SEED + count; seed++) {

@@ -67,3 +67,26 @@ export function shrinkingTable(seed: number): Tight {
   const excess = minimalClusterCount(bytes) > 4096 ? 0 : extraRefcountTableClusters + 4;
   return { bytes, description: JSON.stringify({ seed, live, ...layout }), excess };
 }
+
+/** L1 tables longer than what one refcount block describes, more or less in each other's way. */
+export function longTables(seed: number): Tight {
+  const random = new Random(seed);
+  const l1Size = random.pick([4096, 4160, 5000, 6000, 8192, 9000, 200, 1000]);
+  const builder = image({ ...format, l1Size, seed }).writeRange(0, random.int(120));
+  for (let i = random.int(5); i > 0; i--) {
+    builder.snapshot(`s${i}`);
+    if (random.chance(0.6)) builder.write(64 * random.between(1, l1Size - 1));
+    if (random.chance(0.3)) builder.writeRange(64, random.int(30));
+    if (random.chance(0.4)) builder.deleteSnapshot(`s${i}`, { interrupted: random.chance(0.3) });
+  }
+  const layout = {
+    shuffle: random.chance(0.85),
+    junk: random.pick([0, 0, 1, 2, 5, random.int(100), random.int(300)]),
+    junkAtEnd: random.pick([0, 0, random.int(4)]),
+    overcounted: random.pick([0, 0, random.int(50)]),
+    extraRefcountTableClusters: random.pick([0, 0, 0, 1, 3]),
+    blocksPastEnd: random.pick([0, 0, 2]),
+  };
+  const description = JSON.stringify({ seed, l1Size, ...layout });
+  return { bytes: builder.layout(layout).build(), description, excess: 0 };
+}
