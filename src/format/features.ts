@@ -47,8 +47,7 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
   }
   if ((low & INCOMPATIBLE.dataFile) !== 0)
     throw unsupported('the image keeps its data in an external data file');
-  if ((low & INCOMPATIBLE.extendedL2) !== 0) throw unsupported('the image has extended L2 entries');
-  const known = INCOMPATIBLE.compressionType;
+  const known = INCOMPATIBLE.compressionType | INCOMPATIBLE.extendedL2;
   const unknown: [number, number] = [header.incompatible[0], (low & ~known) >>> 0];
   const bit = lowestBit(unknown);
   if (bit >= 0) throw unsupported(`the image has the incompatible feature ${featureName(0, bit, table)}`);

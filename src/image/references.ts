@@ -3,8 +3,20 @@
  * structure of the format is added here and in `substitute` (image/substitute.ts), nowhere else.
  */
 import { QcowError, hex } from '../errors.js';
-import { HI_COMPRESSED, HI_COPIED, entryOffset, l1ReservedBits, l2ReservedBits } from '../format/entries.js';
-import { L1_OFFSET_AT, REFCOUNT_TABLE_OFFSET_AT, SNAPSHOTS_OFFSET_AT } from '../format/header.js';
+import {
+  HI_COMPRESSED,
+  HI_COPIED,
+  entryOffset,
+  l1ReservedBits,
+  l2ReservedBits,
+  subclusterFault,
+} from '../format/entries.js';
+import {
+  L1_OFFSET_AT,
+  REFCOUNT_TABLE_OFFSET_AT,
+  SNAPSHOTS_OFFSET_AT,
+  l2EntryBytes,
+} from '../format/header.js';
 import { swapHalves } from '../format/words.js';
 import { HoleFinder } from './hole-finder.js';
 import { type HostClusters, Kind } from './host-clusters.js';
@@ -33,7 +45,7 @@ export interface ReferenceVisitor {
     flags: number,
   ): void;
   /**
-   * Takes the ordinary entries of an L2 table itself, in a loop of its own: `halves` are hi, lo of each entry.
+   * Takes the ordinary entries of an L2 table of 8-byte entries itself, in a loop of its own: `halves` are hi, lo of each entry.
    * Answers the index of the first half, from `from` on, of an entry that is to come by `reference`;
    * `halves.length` where none is left.
    */
@@ -151,25 +163,32 @@ function visitL2(
   const base = cluster * clusterBytes;
   const paths = clusters.refs[cluster]!;
   const active = clusters.isActive(cluster) ? Flag.active : 0;
-  for (let i = 0; i < halves.length; i += 2) {
-    i = visitor.takeOrdinary?.(halves, i, paths, active !== 0) ?? i;
+  const halvesPerEntry = l2EntryBytes(image.header) / 4;
+  const isExtended = halvesPerEntry === 4;
+  for (let i = 0; i < halves.length; i += halvesPerEntry) {
+    if (!isExtended) i = visitor.takeOrdinary?.(halves, i, paths, active !== 0) ?? i;
     if (i >= halves.length) return;
     const hi = halves[i]!;
     const lo = halves[i + 1]!;
-    if ((hi | lo) === 0) continue;
     const slot = base + i * 4;
+    if (isExtended) {
+      const fault = subclusterFault(hi, entryOffset(hi, lo) !== 0, halves[i + 2]!, halves[i + 3]!);
+      if (fault !== null) visitor.problem?.(fault, slot);
+    }
+    if ((hi | lo) === 0) continue;
     // Bit 62 decides what all other bits mean (hazard 6.1).
     if ((hi & HI_COMPRESSED) !== 0) {
       throw new QcowError(
         'UNSUPPORTED',
         'the image has compressed clusters, which this version does not handle',
         {
-          where: `L2 table at ${hex(base)}, entry ${i / 2}`,
+          where: `L2 table at ${hex(base)}, entry ${i / halvesPerEntry}`,
           hint: 'the image was left untouched',
         },
       );
     }
-    if (l2ReservedBits(hi, lo, version)) visitor.problem?.('reserved bits are set in an L2 entry', slot);
+    if (l2ReservedBits(hi, lo, version >= 3 && !isExtended))
+      visitor.problem?.('reserved bits are set in an L2 entry', slot);
     const target = entryOffset(hi, lo);
     if (target === 0) continue;
     const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;

@@ -261,6 +261,21 @@ export const KINDS: Kind[] = [
     happened: shorter,
   },
   {
+    name: 'extended L2 entries, and bitmaps that look like offsets',
+    image: image({ clusterBits: 14, extendedL2: true, virtualSize: 17 << 20, seed: 5 })
+      .writeRange(0, 3)
+      .writeSubclusters(3, { zero: 0, allocated: 0x1_4000 })
+      .writeSubclusters(4, { zero: 0x8000_0000, allocated: 0x2_0000 })
+      .writeSubclusters(5, { zero: 0, allocated: 0 })
+      .zero(6, { allocated: true })
+      .zero(1030)
+      .snapshot('a')
+      .write(0)
+      .layout({ shuffle: true, junk: 6, leaks: 1 }),
+    options: { roundBytes: 32768 },
+    happened: both(shorter, leaksGone),
+  },
+  {
     name: 'a backing file',
     image: shared({ backingFile: 'base.raw', backingFormat: 'raw', featureNames: 3 }).layout({
       shuffle: true,

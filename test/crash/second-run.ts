@@ -28,13 +28,13 @@ export async function secondRun(initial: Uint8Array, left: Uint8Array, judge: Ju
 
 /** Whether some cluster has several references: cut off between two of them, a run leaves two copies. */
 function sharesClusters(bytes: Uint8Array): boolean {
-  const { view, snapshots, l1Offset, l1Size, clusterSize } = layoutOf(bytes);
+  const { view, snapshots, l1Offset, l1Size, clusterSize, l2EntrySize } = layoutOf(bytes);
   if (snapshots.length > 0) return true;
   const seen = new Set<number>();
   for (let l1 = 0; l1 < l1Size; l1++) {
     const table = offsetAt(view, l1Offset + l1 * 8);
     if (table === 0) continue;
-    for (let at = table; at < table + clusterSize; at += 8) {
+    for (let at = table; at < table + clusterSize; at += l2EntrySize) {
       const target = offsetAt(view, at);
       if (target === 0) continue;
       if (seen.has(target)) return true;

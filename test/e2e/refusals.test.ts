@@ -285,7 +285,6 @@ describe('a feature that is not handled', () => {
       },
       /bitmaps/,
     ],
-    ['extended L2 entries', () => void makeHoley(image, 'cluster_size=16k,extended_l2=on'), /extended L2/],
     [
       'an external data file',
       () =>

@@ -8,7 +8,7 @@ import { hex, patched } from './bytes.js';
 const plain = image({ clusterBits: 12 }).write(0).build();
 
 function refusalOf(bytes: Uint8Array): QcowError | null {
-  const cluster0 = bytes.subarray(0, 4096);
+  const cluster0 = bytes.subarray(0, 16384);
   try {
     const header = parseHeader(cluster0);
     requireSupported(header, parseExtensions(cluster0, header), cluster0);
@@ -29,10 +29,10 @@ describe('what is refused', () => {
     ['the corrupt bit', incompatible('0000000000000002'), 'CORRUPT', /marked corrupt.*qemu-img check -r all/],
     ['an external data file', incompatible('0000000000000004'), 'UNSUPPORTED', /external data file/],
     [
-      'extended L2 entries',
-      patched(incompatible('0000000000000010'), 24, '0000000000001000'),
-      'UNSUPPORTED',
-      /extended L2/,
+      'extended L2 entries in clusters of 4 KiB',
+      incompatible('0000000000000010'),
+      'CORRUPT',
+      /cluster_bits .* 14 or more/,
     ],
     ['the lowest unknown bit', incompatible('0000000000000020'), 'UNSUPPORTED', /feature bit 5,/],
     ['an unknown bit in the upper half', incompatible('0000010000000000'), 'UNSUPPORTED', /feature bit 40,/],
@@ -73,6 +73,7 @@ describe('what is refused', () => {
     ['zstd, which need not be understood to be moved', patched(incompatible('0000000000000008'), 104, '01')],
     ['unknown extensions', image({ clusterBits: 12 }).extension(0x7e570001, hex('0102')).build()],
     ['a feature name table', image({ clusterBits: 12, featureNames: 8 }).build()],
+    ['extended L2 entries', image({ clusterBits: 14, extendedL2: true }).write(0).build()],
     ['a backing file', image({ clusterBits: 12, backingFile: 'gone.qcow2', backingFormat: 'qcow2' }).build()],
     ['version 2', image({ version: 2 }).write(0).build()],
   ])('not %s', (_, bytes) => {

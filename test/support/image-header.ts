@@ -61,6 +61,7 @@ export function encodeHeader(
   cluster.writeUInt32BE(fields.snapshotCount, 60);
   writeOffset(cluster, fields.snapshotsOffset, 64);
   if (format.version === 3) {
+    writeOffset(cluster, format.l2EntrySize === 16 ? 0x10 : 0, 72);
     cluster.writeUInt32BE(options.lazyRefcounts === true ? 1 : 0, 84);
     cluster.writeUInt32BE(format.refcountOrder, 96);
     cluster.writeUInt32BE(headerLength, 100);

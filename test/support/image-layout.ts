@@ -393,9 +393,16 @@ class Layout {
   private l2Content(table: L2Unit): Uint8Array {
     const content = Buffer.alloc(this.clusterSize);
     const active = [...this.model.active.tables.values()].includes(table);
-    for (const [index, { zero, data }] of table.entries) {
+    const size = this.model.format.l2EntrySize;
+    for (const [index, { zero, data, subclusters }] of table.entries) {
       const offset = data === null ? 0 : this.offsetOf(data);
-      writeEntry(content, index * 8, offset, data !== null && this.copied(data, active), zero);
+      const copied = data !== null && this.copied(data, active);
+      writeEntry(content, index * size, offset, copied, zero && size === 8);
+      if (size === 16) {
+        const bitmaps = subclusters ?? { zero: zero ? ALL : 0, allocated: zero || data === null ? 0 : ALL };
+        content.writeUInt32BE(bitmaps.zero, index * size + 8);
+        content.writeUInt32BE(bitmaps.allocated, index * size + 12);
+      }
     }
     return content;
   }
@@ -446,6 +453,9 @@ class Layout {
     return length - this.clusterSize + this.random.between(meaningful, this.clusterSize);
   }
 }
+
+/** A bit for each of the 32 subclusters. */
+const ALL = 0xffffffff;
 
 function units(name: string, count: number | undefined, refcount: number | (() => number)): Unit[] {
   return Array.from(

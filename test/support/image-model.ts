@@ -15,6 +15,8 @@ export interface L2Entry {
   /** Reads as zeroes, whatever the cluster holds. */
   readonly zero: boolean;
   readonly data: DataUnit | null;
+  /** Of an extended entry whose bitmaps are not what `zero` and `data` say: one bit a subcluster. */
+  readonly subclusters?: { readonly zero: number; readonly allocated: number };
 }
 
 export class L2Unit {
@@ -56,6 +58,8 @@ export interface ImageFormat {
   readonly clusterSize: number;
   readonly refcountOrder: number;
   readonly virtualSize: number;
+  /** Extended L2 entries have 16 bytes. */
+  readonly l2EntrySize: 8 | 16;
 }
 
 export class ImageModel {
@@ -72,7 +76,7 @@ export class ImageModel {
   }
 
   get entriesPerL2(): number {
-    return this.format.clusterSize / 8;
+    return this.format.clusterSize / this.format.l2EntrySize;
   }
 
   get maxRefcount(): number {

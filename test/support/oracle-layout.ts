@@ -26,6 +26,8 @@ export interface ImageLayout {
   readonly clusterBits: number;
   readonly clusterSize: number;
   readonly clusterCount: number;
+  /** 16 where they are extended: then the second word is a bitmap of subclusters. */
+  readonly l2EntrySize: 8 | 16;
   readonly virtualSize: number;
   readonly l1Offset: number;
   readonly l1Size: number;
@@ -41,8 +43,9 @@ export interface ImageLayout {
 
 const MAGIC = 0x514649fb;
 const MAX_SNAPSHOTS = 65536;
-/** Incompatible feature bits that the oracle knows how to read: only the compression type. */
-const READABLE_FEATURES = 0b1000;
+const EXTENDED_L2 = 0b10000;
+/** Incompatible feature bits that the oracle knows how to read: compression type, extended L2 entries. */
+const READABLE_FEATURES = 0b1000 | EXTENDED_L2;
 
 /** A string says why the file cannot be read as qcow2 at all. */
 export function readLayout(bytes: Uint8Array): ImageLayout | string {
@@ -71,9 +74,13 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
   const image = wholeClusters(bytes, clusterCount * clusterSize);
   const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
   const faults: string[] = [];
+  const incompatible = version === 3 ? readOffset(view, 72) : 0;
+  const l2EntrySize = (incompatible & EXTENDED_L2) === 0 ? 8 : 16;
+  if (l2EntrySize === 16 && clusterBits < 14) {
+    faults.push(`header: cluster_bits ${clusterBits} with extended L2 entries`);
+  }
   if (version === 3) {
-    const incompatible = readOffset(view, 72);
-    if (incompatible !== 0 && incompatible !== READABLE_FEATURES) {
+    if (incompatible >= 2 ** 32 || (incompatible & ~READABLE_FEATURES) !== 0) {
       faults.push(`header: incompatible features 0x${incompatible.toString(16)}`);
     }
     const headerLength = view.getUint32(100);
@@ -83,7 +90,7 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
   }
   const virtualSize = readOffset(view, 24);
   const l1Size = view.getUint32(36);
-  if (l1Size < Math.ceil(virtualSize / (clusterSize * (clusterSize / 8)))) {
+  if (l1Size < Math.ceil(virtualSize / (clusterSize * (clusterSize / l2EntrySize)))) {
     faults.push(`header: an L1 table of ${l1Size} entries is too small for ${virtualSize} bytes`);
   }
   const snapshotCount = view.getUint32(60);
@@ -97,6 +104,7 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     clusterBits,
     clusterSize,
     clusterCount,
+    l2EntrySize,
     virtualSize,
     l1Offset: readOffset(view, 40),
     l1Size,

@@ -297,13 +297,16 @@ class Inspector {
   }
 
   private walkL2(l2Cluster: number): void {
-    const { view, clusterSize, version } = this.layout;
+    const { view, clusterSize, version, l2EntrySize } = this.layout;
     const paths = this.paths[l2Cluster] ?? 0;
     const active = this.activeL2[l2Cluster] === 1;
     const end = (l2Cluster + 1) * clusterSize;
-    for (let slot = l2Cluster * clusterSize; slot < end; slot += 8) {
+    for (let slot = l2Cluster * clusterSize; slot < end; slot += l2EntrySize) {
       const high = view.getUint32(slot);
       const low = view.getUint32(slot + 4);
+      if (l2EntrySize === 16) {
+        this.checkSubclusters(high, low, slot);
+      }
       if (high === 0 && low === 0) {
         continue;
       }
@@ -312,12 +315,29 @@ class Inspector {
         continue;
       }
       const target = (high & 0x00ffffff) * 0x1_0000_0000 + ((low & 0xfffffe00) >>> 0);
-      if ((high & 0x3f000000) !== 0 || (low & 0x1fe) !== 0 || (version === 2 && (low & 1) !== 0)) {
+      if (
+        (high & 0x3f000000) !== 0 ||
+        (low & 0x1fe) !== 0 ||
+        ((version === 2 || l2EntrySize === 16) && (low & 1) !== 0)
+      ) {
         this.fault(DATA, target, slot, 'has reserved bits set');
       }
       if (target !== 0 && this.claim(DATA, target, clusterSize, paths, slot) && active) {
         this.checkCopied(DATA, target / clusterSize, high, slot);
       }
+    }
+  }
+
+  private checkSubclusters(high: number, low: number, slot: number): void {
+    const zero = this.layout.view.getUint32(slot + 8);
+    const allocated = this.layout.view.getUint32(slot + 12);
+    const target = (high & 0x00ffffff) * 0x1_0000_0000 + ((low & 0xfffffe00) >>> 0);
+    if ((high & 0x40000000) !== 0) {
+      if (zero !== 0 || allocated !== 0) {
+        this.fault(COMPRESSED, target, slot, 'has a bitmap of subclusters');
+      }
+    } else if ((zero & allocated) !== 0 || (target === 0 && allocated !== 0)) {
+      this.fault(DATA, target, slot, `has subclusters allocated ${allocated} and zero ${zero}`);
     }
   }
 

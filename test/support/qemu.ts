@@ -37,12 +37,25 @@ export function qemuIo(image: string, commands: readonly string[], options: read
   return output;
 }
 
+/** The key of an encrypted image: QEMU does not even check one without it. */
+export interface Encryption {
+  readonly format: 'luks' | 'aes';
+  readonly secret: string;
+}
+
+/** Arguments that make a secret known to qemu-img and qemu-io, by the id `key`. */
+export function secretObject({ secret }: Encryption): string[] {
+  return ['--object', `secret,id=key,data=${secret}`];
+}
+
 /** What `qemu-img check` counts. Throws when it cannot open or read the image at all. */
-export function checkImage(path: string): QemuCheck {
+export function checkImage(path: string, encryption?: Encryption): QemuCheck {
   requireQemu();
   // Named like this, the backing file need not exist.
   const options = { driver: 'qcow2', file: { driver: 'file', filename: path }, backing: null };
-  const args = ['check', '--output=json', `json:${JSON.stringify(options)}`];
+  const encrypt = encryption && { encrypt: { format: encryption.format, 'key-secret': 'key' } };
+  const args = ['check', '--output=json', ...(encryption ? secretObject(encryption) : [])];
+  args.push(`json:${JSON.stringify({ ...options, ...encrypt })}`);
   const { status, stdout, stderr } = spawnSync('qemu-img', args, { encoding: 'utf8', maxBuffer: 1 << 28 });
   // 0 clean, 2 corruptions, 3 leaks; 1 and 63 mean that no check took place.
   if (status !== 0 && status !== 2 && status !== 3) {

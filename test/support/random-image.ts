@@ -6,6 +6,8 @@ export interface RandomImageOverrides {
   readonly clusterBits?: number;
   readonly refcountOrder?: number;
   readonly version?: 2 | 3;
+  /** What the builder makes only when it is told to. */
+  readonly features?: Pick<ImageOptions, 'extendedL2'>;
   /** About the most host clusters that the file may have; by default 400, with large clusters fewer. */
   readonly maxClusters?: number;
   /** No leaks of any kind, so that refcounts are exactly the references; by default one image in seven. */
@@ -31,7 +33,10 @@ export function randomImage(seed: number, overrides: RandomImageOverrides = {}):
   const clean = overrides.clean ?? random.chance(0.15);
   const format = { seed, version, clusterBits, refcountOrder } as const;
   const header = randomHeader(random, format);
-  const options: ImageOptions = { ...format, ...header, ...randomSizes(random, clusterBits, maxClusters) };
+  const features = overrides.features ?? {};
+  const entriesPerL2 = 2 ** clusterBits / (features.extendedL2 === true ? 16 : 8);
+  const sizes = randomSizes(random, clusterBits, maxClusters, entriesPerL2);
+  const options: ImageOptions = { ...format, ...header, ...sizes, ...features };
 
   const builder = image(options);
   const guest = new RandomGuest(random, builder, options, clean);
@@ -65,9 +70,13 @@ function randomHeader(random: Random, { version }: { version: 2 | 3 }): ImageOpt
   };
 }
 
-function randomSizes(random: Random, clusterBits: number, maxClusters: number): ImageOptions {
+function randomSizes(
+  random: Random,
+  clusterBits: number,
+  maxClusters: number,
+  entriesPerL2: number,
+): ImageOptions {
   const clusterSize = 2 ** clusterBits;
-  const entriesPerL2 = clusterSize / 8;
   if (random.chance(0.02)) {
     return { virtualSize: 0, l1Size: random.int(3) };
   }
@@ -143,7 +152,7 @@ class RandomGuest {
       random.pick([
         () => this.write(),
         () => this.write(),
-        () => this.write(),
+        () => (this.options.extendedL2 === true ? this.writeSubclusters() : this.write()),
         () => this.zero(),
         () => this.discard(),
         () => this.snapshot(),
@@ -182,6 +191,15 @@ class RandomGuest {
       builder.write(cluster, content);
     }
     this.history.push(`write ${first}+${end - first}`);
+  }
+
+  private writeSubclusters(): void {
+    const { random, builder } = this;
+    const cluster = this.cluster();
+    const zero = random.int(2 ** 32);
+    const allocated = random.chance(0.2) ? 0 : (random.int(2 ** 32) & ~zero) >>> 0;
+    builder.writeSubclusters(cluster, { zero, allocated });
+    this.history.push(`subclusters of ${cluster}: zero ${zero}, allocated ${allocated}`);
   }
 
   private zero(): void {

@@ -1,0 +1,24 @@
+/** The same promises for images with features that are no part of most images. */
+import { expect, test } from 'vitest';
+import { type RandomImageOverrides, randomImage } from '../support/random-image.js';
+import { flawOf, randomOptions } from './flaw.js';
+
+const SEED = Number(process.env.SEED ?? 1_000);
+const COUNT = Number(process.env.COUNT ?? 60);
+
+const FEATURES: [string, RandomImageOverrides][] = [
+  ['extended L2 entries', { version: 3, clusterBits: 14, maxClusters: 40, features: { extendedL2: true } }],
+];
+
+test.each(FEATURES)('random images with %s compact to the least file', async (_, overrides) => {
+  const failures: string[] = [];
+  for (let seed = SEED; seed < SEED + COUNT; seed++) {
+    const { bytes, description } = randomImage(seed, overrides);
+    const options = randomOptions(seed);
+    const flaw = await flawOf(bytes, options).catch((error: unknown) => `threw ${String(error)}`);
+    if (flaw !== null) failures.push(`${flaw}\n  ${JSON.stringify(options)}\n  ${description}`);
+  }
+  if (failures.length > 0) {
+    expect.fail(`${failures.length} of ${COUNT} images:\n${failures.slice(0, 5).join('\n')}`);
+  }
+});
