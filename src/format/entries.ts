@@ -47,6 +47,24 @@ export function refcountTableReservedBits(hi: number, lo: number): boolean {
   return (hi & 0xff00_0000) !== 0 || (lo & 0x1ff) !== 0;
 }
 
+/**
+ * What is wrong with an L2 entry of an image with an external data file. Its clusters are not counted, so that
+ * QEMU takes each for one with a refcount of 1; offset 0 is a cluster where COPIED is set.
+ */
+export function externalFault(
+  hi: number,
+  lo: number,
+  hasZeroFlag: boolean,
+  clusterBytes: number,
+): string | null {
+  if ((hi & HI_COMPRESSED) !== 0) return 'a cluster in an external data file is compressed';
+  if (l2ReservedBits(hi, lo, hasZeroFlag)) return 'reserved bits are set in an L2 entry';
+  const offset = entryOffset(hi, lo);
+  if (offset % clusterBytes !== 0) return 'a cluster in the external data file is not aligned';
+  if (offset !== 0 && (hi & HI_COPIED) === 0) return 'a cluster in an external data file is without COPIED';
+  return null;
+}
+
 /** Host offset of an entry: bits 9..55. May exceed 2^53: compare, do not compute, before it is bounded. */
 export function entryOffset(hi: number, lo: number): number {
   return (hi & HI_OFFSET_MASK) * TWO_32 + ((lo & LO_OFFSET_MASK) >>> 0);

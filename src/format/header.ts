@@ -11,6 +11,7 @@ export const L1_OFFSET_AT = 40;
 export const REFCOUNT_TABLE_OFFSET_AT = 48;
 export const REFCOUNT_TABLE_CLUSTERS_AT = 56;
 export const SNAPSHOTS_OFFSET_AT = 64;
+export const SNAPSHOT_COUNT_AT = 60;
 
 const MAX_L1_BYTES = 32 * 1024 * 1024;
 const MAX_REFCOUNT_TABLE_BYTES = 8 * 1024 * 1024;
@@ -53,6 +54,8 @@ export const EXTENSION = {
   encryption: 0x0537_be77,
   dataFile: 0x4441_5441,
 } as const;
+
+export const AUTOCLEAR = { dataFileRaw: 2 } as const;
 
 export const INCOMPATIBLE = {
   dirty: 1,
@@ -184,6 +187,11 @@ function validateHeader(header: Header): void {
 
 export function extendedL2(header: Header): boolean {
   return (header.incompatible[1] & INCOMPATIBLE.extendedL2) !== 0;
+}
+
+/** The guest's data are in another file: L2 entries name offsets there, and nothing in this one. */
+export function hasDataFile(header: Header): boolean {
+  return (header.incompatible[1] & INCOMPATIBLE.dataFile) !== 0;
 }
 
 /** An extended entry has a second word, with a bitmap of its subclusters. */

@@ -7,6 +7,7 @@ import {
   HI_COMPRESSED,
   HI_COPIED,
   entryOffset,
+  externalFault,
   l1ReservedBits,
   l2ReservedBits,
   subclusterFault,
@@ -15,6 +16,8 @@ import {
   L1_OFFSET_AT,
   REFCOUNT_TABLE_OFFSET_AT,
   SNAPSHOTS_OFFSET_AT,
+  SNAPSHOT_COUNT_AT,
+  hasDataFile,
   l2EntryBytes,
 } from '../format/header.js';
 import { swapHalves } from '../format/words.js';
@@ -107,12 +110,17 @@ export async function visitReferences(
     const count = image.snapshotTableClusters;
     visitor.reference(SNAPSHOTS_OFFSET_AT, header.snapshotsOffset, count, Kind.snapshotTable, 1, 0);
   }
+  if (hasDataFile(header) && header.snapshotCount > 0) {
+    visitor.problem?.('an image with an external data file has snapshots', SNAPSHOT_COUNT_AT);
+  }
   const tables = l1Tables(image);
   for (const { offset, entries, slot } of tables) {
     visitor.reference(slot, offset, clustersFor(entries * 8, clusterBytes), Kind.l1Table, 1, 0);
   }
   const holes = new HoleFinder(device);
   for (const table of tables) await visitL1(image, table, holes, visitor);
+  // What these name lies in the other file: read only to be checked.
+  if (hasDataFile(header) && visitor.problem === undefined) return;
   await readTables(device, clusterBytes, clusters.ofKind(Kind.l2Table), (cluster, bytes) => {
     visitL2(image, cluster, bytes, clusters, visitor);
   });
@@ -165,17 +173,24 @@ function visitL2(
   const active = clusters.isActive(cluster) ? Flag.active : 0;
   const halvesPerEntry = l2EntryBytes(image.header) / 4;
   const isExtended = halvesPerEntry === 4;
+  const isExternal = hasDataFile(image.header);
   for (let i = 0; i < halves.length; i += halvesPerEntry) {
-    if (!isExtended) i = visitor.takeOrdinary?.(halves, i, paths, active !== 0) ?? i;
+    if (!isExtended && !isExternal) i = visitor.takeOrdinary?.(halves, i, paths, active !== 0) ?? i;
     if (i >= halves.length) return;
     const hi = halves[i]!;
     const lo = halves[i + 1]!;
     const slot = base + i * 4;
     if (isExtended) {
-      const fault = subclusterFault(hi, entryOffset(hi, lo) !== 0, halves[i + 2]!, halves[i + 3]!);
+      const hasCluster = entryOffset(hi, lo) !== 0 || (isExternal && (hi & HI_COPIED) !== 0);
+      const fault = subclusterFault(hi, hasCluster, halves[i + 2]!, halves[i + 3]!);
       if (fault !== null) visitor.problem?.(fault, slot);
     }
     if ((hi | lo) === 0) continue;
+    if (isExternal) {
+      const fault = externalFault(hi, lo, version >= 3 && !isExtended, clusterBytes);
+      if (fault !== null) visitor.problem?.(fault, slot);
+      continue;
+    }
     // Bit 62 decides what all other bits mean (hazard 6.1).
     if ((hi & HI_COMPRESSED) !== 0) {
       throw new QcowError(

@@ -2,7 +2,7 @@
  * The bytes of a table for its new place: its entries already name the new places of what moves with it (I4).
  * The other half of the one visitor (references.ts): whoever adds a slot there adds it here.
  */
-import { type Header, l2EntryBytes } from '../format/header.js';
+import { type Header, hasDataFile, l2EntryBytes } from '../format/header.js';
 import { HI_COMPRESSED, entryOffset, retargetEntry, setCopied } from '../format/entries.js';
 import { readWord, viewOf, writeWord } from '../format/words.js';
 import type { SnapshotEntry } from '../format/snapshots.js';
@@ -15,8 +15,9 @@ export interface Relocation {
   flagged(cluster: number): boolean;
 }
 
-/** Substitutes the entries of L2 tables in place; bitmaps of subclusters stay. */
+/** Substitutes the entries of L2 tables in place; bitmaps of subclusters stay, and so does what names another file. */
 export function substituteL2(bytes: Uint8Array, header: Header, relocation: Relocation): void {
+  if (hasDataFile(header)) return;
   substituteEntries(bytes, header.clusterBytes, relocation, l2EntryBytes(header));
 }
 

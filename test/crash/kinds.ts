@@ -262,17 +262,40 @@ export const KINDS: Kind[] = [
   },
   {
     name: 'extended L2 entries, and bitmaps that look like offsets',
-    image: image({ clusterBits: 14, extendedL2: true, virtualSize: 17 << 20, seed: 5 })
-      .writeRange(0, 3)
-      .writeSubclusters(3, { zero: 0, allocated: 0x1_4000 })
-      .writeSubclusters(4, { zero: 0x8000_0000, allocated: 0x2_0000 })
-      .writeSubclusters(5, { zero: 0, allocated: 0 })
-      .zero(6, { allocated: true })
-      .zero(1030)
-      .snapshot('a')
-      .write(0)
-      .layout({ shuffle: true, junk: 6, leaks: 1 }),
-    options: { roundBytes: 32768 },
+    image: last(
+      [...Array(9).keys()]
+        .reduce(
+          // Of each cluster at the end of the file, which moves together with its table.
+          (builder, at) => builder.writeSubclusters(at, { zero: 0, allocated: (at + 19) << 14 }),
+          image({ clusterBits: 14, extendedL2: true, virtualSize: 17 << 20, seed: 5 }),
+        )
+        .writeSubclusters(9, { zero: 0x8000_0000, allocated: 0x2_0000 })
+        .writeSubclusters(10, { zero: 0, allocated: 0 })
+        .zero(11, { allocated: true })
+        .zero(1030)
+        .snapshot('a')
+        .write(0)
+        .layout({ junk: 6, leaks: 1 }),
+      /L2|data active:[0-5]$/,
+    ),
+    options: { roundBytes: 131072 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'an external data file, whose offsets are those of tables in this one',
+    image: last(
+      small({ dataFile: true, dataFileRaw: true, virtualSize: 1 << 20 })
+        .writeRange(0, 70)
+        .write(200)
+        .zero(201)
+        .writeRange(2000, 20)
+        .zero(300, { allocated: true })
+        .write(900)
+        .write(1300)
+        .layout({ junk: 14, leaks: 3 }),
+      /L2/,
+    ),
+    options: { roundBytes: 1024 },
     happened: both(shorter, leaksGone),
   },
   {

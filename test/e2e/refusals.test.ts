@@ -286,12 +286,6 @@ describe('a feature that is not handled', () => {
       /bitmaps/,
     ],
     [
-      'an external data file',
-      () =>
-        qemuImg('create', '-q', '-f', 'qcow2', '-o', `data_file=${directory.path('data.raw')}`, image, '1M'),
-      /data file/,
-    ],
-    [
       'LUKS encryption',
       () => {
         const options = 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10';

@@ -27,7 +27,6 @@ describe('what is refused', () => {
   test.each([
     ['the dirty bit', incompatible('0000000000000001'), 'CORRUPT', /marked dirty.*qemu-img check -r all/],
     ['the corrupt bit', incompatible('0000000000000002'), 'CORRUPT', /marked corrupt.*qemu-img check -r all/],
-    ['an external data file', incompatible('0000000000000004'), 'UNSUPPORTED', /external data file/],
     [
       'extended L2 entries in clusters of 4 KiB',
       incompatible('0000000000000010'),
@@ -51,13 +50,14 @@ describe('what is refused', () => {
     ['a LUKS header', patched(plain, 112, '0537be77 00000010'), 'UNSUPPORTED', /encryption header/],
     ['bitmaps', patched(plain, 112, '23852875 00000018'), 'UNSUPPORTED', /persistent bitmaps/],
     [
-      'a data file name',
+      'a data file name without the feature',
       patched(plain, 112, '44415441 00000003'),
       'UNSUPPORTED',
       /names an external data file/,
     ],
     ['the autoclear bit of bitmaps', autoclear('0000000000000001'), 'UNSUPPORTED', /persistent bitmaps/],
-    ['another autoclear bit', autoclear('0000000000000002'), 'UNSUPPORTED', /autoclear feature bit 1,/],
+    ['a raw data file that is none', autoclear('0000000000000002'), 'CORRUPT', /marked raw/],
+    ['another autoclear bit', autoclear('0000000000000004'), 'UNSUPPORTED', /autoclear feature bit 2,/],
     ['an autoclear bit in the upper half', autoclear('0000000100000000'), 'UNSUPPORTED', /feature bit 32,/],
   ])('%s', (_, bytes, code, message) => {
     const refusal = refusalOf(bytes);
@@ -74,6 +74,12 @@ describe('what is refused', () => {
     ['unknown extensions', image({ clusterBits: 12 }).extension(0x7e570001, hex('0102')).build()],
     ['a feature name table', image({ clusterBits: 12, featureNames: 8 }).build()],
     ['extended L2 entries', image({ clusterBits: 14, extendedL2: true }).write(0).build()],
+    ['an external data file', incompatible('0000000000000004')],
+    ['a raw one', patched(incompatible('0000000000000004'), 88, '0000000000000002')],
+    [
+      'the name of one',
+      patched(patched(plain, 72, '0000000000000004'), 112, '44415441 00000003 61616100 00000000'),
+    ],
     ['a backing file', image({ clusterBits: 12, backingFile: 'gone.qcow2', backingFormat: 'qcow2' }).build()],
     ['version 2', image({ version: 2 }).write(0).build()],
   ])('not %s', (_, bytes) => {

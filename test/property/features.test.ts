@@ -8,6 +8,11 @@ const COUNT = Number(process.env.COUNT ?? 60);
 
 const FEATURES: [string, RandomImageOverrides][] = [
   ['extended L2 entries', { version: 3, clusterBits: 14, maxClusters: 40, features: { extendedL2: true } }],
+  ['an external data file', { version: 3, features: { dataFile: true } }],
+  [
+    'an external data file and extended L2 entries',
+    { version: 3, clusterBits: 14, maxClusters: 40, features: { dataFile: true, extendedL2: true } },
+  ],
 ];
 
 test.each(FEATURES)('random images with %s compact to the least file', async (_, overrides) => {

@@ -97,3 +97,84 @@ describe('extended L2 entries', () => {
     });
   });
 });
+
+describe('an external data file', () => {
+  const data = directory.path('data.raw');
+
+  /** Tables at the end of the file that name data, and tables before them that nothing needs any more. */
+  function fill(cluster: number, tables: number): void {
+    const perTable = (cluster * cluster) / 8;
+    const writes = [...Array(tables).keys()].map(
+      (at) => `write -q -P ${at + 1} ${at * perTable} ${3 * cluster}`,
+    );
+    guestIo(image, [...writes, `write -q -z ${perTable + cluster} ${cluster}`, `discard -q 0 ${cluster}`]);
+  }
+
+  describe.each([
+    [512, 12],
+    [4096, 12],
+    [65536, 2],
+  ])('clusters of %i bytes', (cluster, tables) => {
+    const size = (tables * cluster * cluster) / 8;
+
+    test.each([
+      ['as QEMU lays it out', 'off'],
+      ['raw', 'on'],
+    ])('%s', async (_, raw) => {
+      fs.rmSync(data, { force: true });
+      create(`cluster_size=${cluster},data_file=${data},data_file_raw=${raw}`, String(size));
+      fill(cluster, tables);
+      spoil(cluster);
+      const state = fileState(data);
+      const result = await compactAndJudge({ away: data });
+      expect(result.outcome).toBe('compacted');
+      expect(result.lengthAfter).toBeLessThan(result.lengthBefore);
+      const { mtimeNs, hash, size: length } = fileState(data);
+      expect({ mtimeNs, hash, size: length }).toEqual({
+        mtimeNs: state.mtimeNs,
+        hash: state.hash,
+        size: state.size,
+      });
+    });
+  });
+
+  test('with extended L2 entries', async () => {
+    fs.rmSync(data, { force: true });
+    create(`cluster_size=16k,extended_l2=on,data_file=${data}`, '256M');
+    guestIo(image, ['write -q -P 1 0 1k', 'write -q -P 2 40M 20k', 'write -q -P 3 120M 512']);
+    spoil(16384);
+    const result = await compactAndJudge({ away: data });
+    expect(result.lengthAfter).toBeLessThan(result.lengthBefore);
+  });
+
+  /** Ten clusters of junk before the last table, as a table that moved or was freed leaves them. */
+  function spoil(cluster: number): void {
+    const bytes = fs.readFileSync(image);
+    const { view, l1Offset, l1Size, refcountTableOffset } = layoutOf(image);
+    const end = Math.ceil(bytes.length / cluster) * cluster;
+    const slots = [...Array(l1Size).keys()].map((index) => l1Offset + index * 8);
+    const last = Math.max(...slots.map((slot) => offsetAt(view, slot)));
+    const slot = slots.find((at) => offsetAt(view, at) === last)!;
+    const moved = end + 10 * cluster;
+    const longer = Buffer.alloc(moved + cluster, 0x5a);
+    bytes.copy(longer);
+    longer.fill(0, bytes.length, end);
+    bytes.copy(longer, moved, last, last + cluster);
+    longer.fill(0xa5, last, last + cluster);
+    longer.writeBigUInt64BE((1n << 63n) | BigInt(moved), slot);
+    const perBlock = cluster / 2;
+    const count = (offset: number, value: number) => {
+      const index = offset / cluster;
+      const block = offsetAt(view, refcountTableOffset + Math.floor(index / perBlock) * 8);
+      expect(block).toBeGreaterThan(0);
+      longer.writeUInt16BE(value, block + (index % perBlock) * 2);
+    };
+    count(last, 0);
+    count(moved, 1);
+    fs.writeFileSync(image, longer);
+  }
+
+  function offsetAt(view: DataView, at: number): number {
+    return Number(view.getBigUint64(at) & 0xfffffffffffe00n);
+  }
+});

@@ -23,6 +23,8 @@ export interface ImageOptions extends HeaderOptions {
   readonly seed?: number;
   /** L2 entries of 16 bytes; needs clusters of 16 KiB or more. */
   readonly extendedL2?: boolean;
+  /** Keeps the guest's data in another file, which is not made. */
+  readonly dataFile?: boolean;
 }
 
 export interface SnapshotOptions {
@@ -57,6 +59,7 @@ export class ImageBuilder {
       refcountOrder: options.refcountOrder ?? 4,
       virtualSize: options.virtualSize ?? 4 * bytesPerL2,
       l2EntrySize,
+      dataFile: options.dataFile ?? false,
     };
     if (version === 2 && format.refcountOrder !== 4) {
       throw new Error('version 2 has 16-bit refcounts only');

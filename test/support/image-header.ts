@@ -16,6 +16,8 @@ export interface HeaderOptions {
   readonly extensions?: readonly HeaderExtension[];
   readonly backingFile?: string;
   readonly backingFormat?: string;
+  /** Autoclear bit 1, of an external data file. */
+  readonly dataFileRaw?: boolean;
 }
 
 export interface HeaderFields {
@@ -61,7 +63,8 @@ export function encodeHeader(
   cluster.writeUInt32BE(fields.snapshotCount, 60);
   writeOffset(cluster, fields.snapshotsOffset, 64);
   if (format.version === 3) {
-    writeOffset(cluster, format.l2EntrySize === 16 ? 0x10 : 0, 72);
+    cluster.writeUInt32BE((format.l2EntrySize === 16 ? 0x10 : 0) + (format.dataFile ? 4 : 0), 76);
+    cluster.writeUInt32BE(options.dataFileRaw === true ? 2 : 0, 92);
     cluster.writeUInt32BE(options.lazyRefcounts === true ? 1 : 0, 84);
     cluster.writeUInt32BE(format.refcountOrder, 96);
     cluster.writeUInt32BE(headerLength, 100);

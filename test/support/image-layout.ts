@@ -180,7 +180,12 @@ class Layout {
       add(`L2 ${name}`, 1, table, refcounts.get(table));
       for (const entry of table.entries.values()) {
         const dataName = entry.data === null ? undefined : data.get(entry.data);
-        if (entry.data !== null && dataName !== undefined && data.delete(entry.data)) {
+        if (
+          entry.data !== null &&
+          dataName !== undefined &&
+          data.delete(entry.data) &&
+          !model.format.dataFile
+        ) {
           add(`data ${dataName}`, 1, entry.data, refcounts.get(entry.data));
         }
       }
@@ -394,9 +399,11 @@ class Layout {
     const content = Buffer.alloc(this.clusterSize);
     const active = [...this.model.active.tables.values()].includes(table);
     const size = this.model.format.l2EntrySize;
+    const { dataFile } = this.model.format;
     for (const [index, { zero, data, subclusters }] of table.entries) {
-      const offset = data === null ? 0 : this.offsetOf(data);
-      const copied = data !== null && this.copied(data, active);
+      const external = dataFile ? this.guestOffset(table, index) : null;
+      const offset = data === null ? 0 : (external ?? this.offsetOf(data));
+      const copied = data !== null && (external !== null || this.copied(data, active));
       writeEntry(content, index * size, offset, copied, zero && size === 8);
       if (size === 16) {
         const bitmaps = subclusters ?? { zero: zero ? ALL : 0, allocated: zero || data === null ? 0 : ALL };
@@ -405,6 +412,12 @@ class Layout {
       }
     }
     return content;
+  }
+
+  private guestOffset(table: L2Unit, index: number): number {
+    const { active, entriesPerL2 } = this.model;
+    const l1Index = [...active.tables].find(([, found]) => found === table)?.[0] ?? 0;
+    return (l1Index * entriesPerL2 + index) * this.clusterSize;
   }
 
   private copied(part: Part, active: boolean): boolean {

@@ -60,6 +60,8 @@ export interface ImageFormat {
   readonly virtualSize: number;
   /** Extended L2 entries have 16 bytes. */
   readonly l2EntrySize: 8 | 16;
+  /** Clusters of data are in another file, each where the guest has it. */
+  readonly dataFile: boolean;
 }
 
 export class ImageModel {

@@ -28,6 +28,8 @@ export interface ImageLayout {
   readonly clusterCount: number;
   /** 16 where they are extended: then the second word is a bitmap of subclusters. */
   readonly l2EntrySize: 8 | 16;
+  /** L2 entries name offsets in another file. */
+  readonly dataFile: boolean;
   readonly virtualSize: number;
   readonly l1Offset: number;
   readonly l1Size: number;
@@ -43,9 +45,10 @@ export interface ImageLayout {
 
 const MAGIC = 0x514649fb;
 const MAX_SNAPSHOTS = 65536;
+const DATA_FILE = 0b100;
 const EXTENDED_L2 = 0b10000;
-/** Incompatible feature bits that the oracle knows how to read: compression type, extended L2 entries. */
-const READABLE_FEATURES = 0b1000 | EXTENDED_L2;
+/** Incompatible feature bits that the oracle knows how to read: these and the compression type. */
+const READABLE_FEATURES = 0b1000 | DATA_FILE | EXTENDED_L2;
 
 /** A string says why the file cannot be read as qcow2 at all. */
 export function readLayout(bytes: Uint8Array): ImageLayout | string {
@@ -105,6 +108,7 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     clusterSize,
     clusterCount,
     l2EntrySize,
+    dataFile: (incompatible & DATA_FILE) !== 0,
     virtualSize,
     l1Offset: readOffset(view, 40),
     l1Size,

@@ -107,6 +107,9 @@ class Inspector {
     if (layout.snapshotsLength > 0) {
       this.claim(SNAPSHOT_TABLE, layout.snapshotsOffset, layout.snapshotsLength, 1, 64);
     }
+    if (layout.dataFile && layout.snapshots.length > 0) {
+      this.corruptions.push('header: snapshots with an external data file');
+    }
     for (const snapshot of layout.snapshots) {
       if (layout.version === 3 && snapshot.extraSize < 16) {
         this.corruptions.push(`snapshot ${snapshot.id}: ${snapshot.extraSize} bytes of extra data`);
@@ -297,7 +300,7 @@ class Inspector {
   }
 
   private walkL2(l2Cluster: number): void {
-    const { view, clusterSize, version, l2EntrySize } = this.layout;
+    const { view, clusterSize, version, l2EntrySize, dataFile } = this.layout;
     const paths = this.paths[l2Cluster] ?? 0;
     const active = this.activeL2[l2Cluster] === 1;
     const end = (l2Cluster + 1) * clusterSize;
@@ -310,7 +313,7 @@ class Inspector {
       if (high === 0 && low === 0) {
         continue;
       }
-      if ((high & 0x40000000) !== 0) {
+      if ((high & 0x40000000) !== 0 && !dataFile) {
         this.countCompressed(high, low, paths, slot);
         continue;
       }
@@ -322,7 +325,9 @@ class Inspector {
       ) {
         this.fault(DATA, target, slot, 'has reserved bits set');
       }
-      if (target !== 0 && this.claim(DATA, target, clusterSize, paths, slot) && active) {
+      if (dataFile) {
+        this.checkExternal(target, high, slot);
+      } else if (target !== 0 && this.claim(DATA, target, clusterSize, paths, slot) && active) {
         this.checkCopied(DATA, target / clusterSize, high, slot);
       }
     }
@@ -336,8 +341,19 @@ class Inspector {
       if (zero !== 0 || allocated !== 0) {
         this.fault(COMPRESSED, target, slot, 'has a bitmap of subclusters');
       }
-    } else if ((zero & allocated) !== 0 || (target === 0 && allocated !== 0)) {
+    } else if ((zero & allocated) !== 0 || (target === 0 && high >>> 31 === 0 && allocated !== 0)) {
       this.fault(DATA, target, slot, `has subclusters allocated ${allocated} and zero ${zero}`);
+    }
+  }
+
+  /** Of an external data file: nothing is counted there, so every cluster counts as not shared. */
+  private checkExternal(target: number, high: number, slot: number): void {
+    if ((high & 0x40000000) !== 0) {
+      this.fault(COMPRESSED, target, slot, 'is in an external data file');
+    } else if (target % this.layout.clusterSize !== 0) {
+      this.fault(DATA, target, slot, 'of the external data file is not aligned');
+    } else if (target !== 0 && high >>> 31 === 0) {
+      this.fault(DATA, target, slot, 'of the external data file is without COPIED');
     }
   }
 

@@ -7,7 +7,7 @@ export interface RandomImageOverrides {
   readonly refcountOrder?: number;
   readonly version?: 2 | 3;
   /** What the builder makes only when it is told to. */
-  readonly features?: Pick<ImageOptions, 'extendedL2'>;
+  readonly features?: Pick<ImageOptions, 'extendedL2' | 'dataFile'>;
   /** About the most host clusters that the file may have; by default 400, with large clusters fewer. */
   readonly maxClusters?: number;
   /** No leaks of any kind, so that refcounts are exactly the references; by default one image in seven. */
@@ -138,7 +138,7 @@ class RandomGuest {
     private readonly clean: boolean,
   ) {
     // So that no path count is more than a refcount can hold, two aliases included.
-    this.maxLayers = [1, 3, 5][options.refcountOrder ?? 4] ?? 6;
+    this.maxLayers = options.dataFile === true ? 1 : ([1, 3, 5][options.refcountOrder ?? 4] ?? 6);
   }
 
   fill(target: number): void {
@@ -258,7 +258,12 @@ class RandomGuest {
 
   private alias(): void {
     const { builder, random } = this;
-    if ((this.options.refcountOrder ?? 4) < 2 || this.aliases >= 2 || !random.chance(0.3)) {
+    if (
+      (this.options.refcountOrder ?? 4) < 2 ||
+      this.options.dataFile === true ||
+      this.aliases >= 2 ||
+      !random.chance(0.3)
+    ) {
       return;
     }
     const from = this.cluster();
