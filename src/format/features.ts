@@ -2,6 +2,7 @@
 import { QcowError } from '../errors.js';
 import {
   AUTOCLEAR,
+  ENCRYPTION,
   EXTENSION,
   type Header,
   type HeaderExtension,
@@ -64,7 +65,9 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
   if (header.compressionType > 1)
     throw unsupported(`the image has compression type ${header.compressionType}`);
 
-  if (header.encryption !== 0) throw unsupported('the image is encrypted');
+  if (header.encryption > ENCRYPTION.luks)
+    throw unsupported(`the image has encryption method ${header.encryption}`);
+  if (header.encryption === ENCRYPTION.luks) throw unsupported('the image is encrypted with LUKS');
   for (const { type } of extensions) {
     if (type === EXTENSION.encryption) throw unsupported('the image has an encryption header');
     if (type === EXTENSION.bitmaps) throw unsupported('the image has persistent bitmaps');

@@ -55,6 +55,9 @@ export const EXTENSION = {
   dataFile: 0x4441_5441,
 } as const;
 
+/** Methods of encryption. AES goes by guest offsets: its clusters can be anywhere. */
+export const ENCRYPTION = { none: 0, aes: 1, luks: 2 } as const;
+
 export const AUTOCLEAR = { dataFileRaw: 2 } as const;
 
 export const INCOMPATIBLE = {

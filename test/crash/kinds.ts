@@ -299,6 +299,12 @@ export const KINDS: Kind[] = [
     happened: both(shorter, leaksGone),
   },
   {
+    name: 'legacy AES encryption',
+    image: shared({ encryption: 1 }).layout({ shuffle: true, junk: 20 }),
+    options: { roundBytes: 4096 },
+    happened: shorter,
+  },
+  {
     name: 'a backing file',
     image: shared({ backingFile: 'base.raw', backingFormat: 'raw', featureNames: 3 }).layout({
       shuffle: true,

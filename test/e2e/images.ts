@@ -5,7 +5,7 @@ import { seekSync } from 'fs-ext';
 import { expect } from 'vitest';
 import { inspect, minimalClusterCount } from '../support/oracle.js';
 import { readLayout, readOffset, type ImageLayout } from '../support/oracle-layout.js';
-import { type Encryption, checkImage, qemuImg, qemuIo } from '../support/qemu.js';
+import { type Encryption, checkImage, qemuImg, qemuIo, secretObject } from '../support/qemu.js';
 
 /**
  * Digest of the active layer and of each snapshot by name, as `qemu-img convert` reads them into `scratch`;
@@ -125,9 +125,20 @@ export function expectValid(image: string): void {
 }
 
 /** Runs commands through QEMU; what the guest discards becomes junk that keeps its bytes in the host file. */
-export function guestIo(image: string, commands: readonly string[]): void {
-  const options = `driver=qcow2,file.filename=${image.replaceAll(',', ',,')},discard=unmap,pass-discard-request=off`;
-  qemuIo(options, commands, ['--image-opts']);
+export function guestIo(image: string, commands: readonly string[], encryption?: Encryption): void {
+  const options = `${openOptions(image, encryption)},discard=unmap,pass-discard-request=off`;
+  qemuIo(options, commands, [...(encryption ? secretObject(encryption) : []), '--image-opts']);
+}
+
+/** The image in the words of `--image-opts`; its key goes by the id of `secretObject`. */
+function openOptions(image: string, encryption?: Encryption): string {
+  const key = encryption ? `,encrypt.format=${encryption.format},encrypt.key-secret=key` : '';
+  return `driver=qcow2,file.filename=${image.replaceAll(',', ',,')}${key}`;
+}
+
+/** How `digests` tells QEMU to open an encrypted image. */
+export function encryptedSource(image: string, encryption: Encryption): string[] {
+  return [...secretObject(encryption), '--image-opts', openOptions(image, encryption)];
 }
 
 /** A disk of 1 MiB, all written in pieces of 128 KiB, every second one discarded: about half is junk. */

@@ -309,10 +309,10 @@ describe('a feature that is not handled', () => {
       /encrypt/,
     ],
     [
-      'AES encryption',
+      'an unknown encryption',
       () => {
         makeHoley(image);
-        patch(image, 32, half(1));
+        patch(image, 32, half(3));
       },
       /encrypt/,
     ],

@@ -5,17 +5,31 @@
 import fs from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { type CompactResult, compact } from '../../src/index.js';
-import { digests, expectMinimal, fileState, fixedHeader, guestIo, layoutOf } from '../e2e/images.js';
+import {
+  digests,
+  encryptedSource,
+  expectMinimal,
+  fileState,
+  fixedHeader,
+  guestIo,
+  layoutOf,
+} from '../e2e/images.js';
 import { minimalClusterCount } from '../support/oracle.js';
-import { type Encryption, qemuImg } from '../support/qemu.js';
+import { type Encryption, qemuImg, secretObject } from '../support/qemu.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
 
 const directory = temporaryDirectory();
 const image = directory.path('image.qcow2');
 
-function create(options: string, size: string): void {
+function create(options: string, size: string, encryption?: Encryption): void {
   fs.rmSync(image, { force: true });
-  qemuImg('create', '-q', '-f', 'qcow2', '-o', options, image, size);
+  if (encryption === undefined) qemuImg('create', '-q', '-f', 'qcow2', '-o', options, image, size);
+  else createEncrypted(options, size, encryption);
+}
+
+function createEncrypted(options: string, size: string, encryption: Encryption): void {
+  const all = `${options},encrypt.format=${encryption.format},encrypt.key-secret=key`;
+  qemuImg('create', '-q', ...secretObject(encryption), '-f', 'qcow2', '-o', all, image, size);
 }
 
 /** Compacts `image` twice and judges it; `away`: a file that nobody may need for that. */
@@ -177,4 +191,33 @@ describe('an external data file', () => {
   function offsetAt(view: DataView, at: number): number {
     return Number(view.getBigUint64(at) & 0xfffffffffffe00n);
   }
+});
+
+/** Writes, a snapshot, writes over it, a second one, discards; the first snapshot is deleted. */
+function useEncrypted(cluster: number, encryption: Encryption): void {
+  const write = (pattern: number, first: number, count: number) =>
+    `write -q -P ${pattern} ${first * cluster} ${count * cluster}`;
+  const snapshot = (how: string, name: string) =>
+    qemuImg('snapshot', ...secretObject(encryption), how, name, '--image-opts', sourceOf(encryption).at(-1)!);
+  guestIo(image, [write(1, 40, 10), write(2, 0, 12), write(3, 20, 9)], encryption);
+  snapshot('-c', 'a');
+  guestIo(image, [write(4, 5, 9), write(5, 44, 2)], encryption);
+  snapshot('-c', 'b');
+  guestIo(image, [write(6, 22, 3), `discard -q ${40 * cluster} ${6 * cluster}`], encryption);
+  snapshot('-d', 'a');
+}
+
+function sourceOf(encryption: Encryption): string[] {
+  return encryptedSource(image, encryption);
+}
+
+describe('legacy AES', () => {
+  const encryption: Encryption = { format: 'aes', secret: 'secret' };
+  test.each([512, 4096, 65536])('clusters of %i bytes', async (cluster) => {
+    create(`cluster_size=${cluster}`, String(60 * cluster), encryption);
+    useEncrypted(cluster, encryption);
+    const result = await compactAndJudge({ encryption, source: sourceOf(encryption) });
+    expect(result.outcome).toBe('compacted');
+    expect(result.bytesMoved).toBeGreaterThan(0);
+  });
 });

@@ -16,6 +16,8 @@ export interface HeaderOptions {
   readonly extensions?: readonly HeaderExtension[];
   readonly backingFile?: string;
   readonly backingFormat?: string;
+  /** 1: legacy AES. */
+  readonly encryption?: 1;
   /** Autoclear bit 1, of an external data file. */
   readonly dataFileRaw?: boolean;
 }
@@ -56,6 +58,7 @@ export function encodeHeader(
   cluster.writeUInt32BE(format.version, 4);
   cluster.writeUInt32BE(format.clusterBits, 20);
   writeOffset(cluster, format.virtualSize, 24);
+  cluster.writeUInt32BE(options.encryption ?? 0, 32);
   cluster.writeUInt32BE(fields.l1Size, 36);
   writeOffset(cluster, fields.l1Offset, 40);
   writeOffset(cluster, fields.refcountTableOffset, 48);
