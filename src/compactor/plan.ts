@@ -3,7 +3,7 @@ import { requireSound } from '../image/walk.js';
 import { type Goal, goalFor } from '../recycler/goal.js';
 import { expectedMoves } from '../recycler/planner.js';
 import { Volume } from '../recycler/volume.js';
-import { littleToReclaim } from './notices.js';
+import { littleToReclaim, pinnedRemain } from './notices.js';
 import { requireClusterCount } from './options.js';
 import { type Session, beginSession, withImageFile } from './session.js';
 import type { CommonOptions, ImageFigures, PlanResult } from './types.js';
@@ -20,7 +20,10 @@ export async function plan(
     const volume = new Volume(session.image, session.walked.clusters);
     const figures = planFigures(session, volume, goalFor(volume, options.keepErased ?? 0));
     const { live, total } = figures.clusters;
-    notices.push(...littleToReclaim(figures.lengthBefore, figures.lengthAfter, live, total));
+    const { junkClusters } = goalFor(volume, 0);
+    if (junkClusters === 0)
+      notices.push(...littleToReclaim(figures.lengthBefore, figures.lengthAfter, live, total));
+    notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters));
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
     return { ...figures, path, notices };
   });

@@ -67,9 +67,7 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
 
   if (header.encryption > ENCRYPTION.luks)
     throw unsupported(`the image has encryption method ${header.encryption}`);
-  if (header.encryption === ENCRYPTION.luks) throw unsupported('the image is encrypted with LUKS');
   for (const { type } of extensions) {
-    if (type === EXTENSION.encryption) throw unsupported('the image has an encryption header');
     if (type === EXTENSION.bitmaps) throw unsupported('the image has persistent bitmaps');
     if (type === EXTENSION.dataFile && !hasDataFile(header))
       throw unsupported('the image names an external data file, but has not its feature bit');

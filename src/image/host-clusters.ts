@@ -15,6 +15,10 @@ export const Kind = {
   snapshotTable: 5,
   l2Table: 6,
   data: 7,
+  /** Holds compressed extents, or parts of them. */
+  compressed: 8,
+  /** The LUKS header. */
+  encryptionHeader: 9,
 } as const;
 export type Kind = (typeof Kind)[keyof typeof Kind];
 
@@ -27,6 +31,8 @@ export const KIND_NAMES = [
   'snapshot table',
   'L2 table',
   'data',
+  'compressed data',
+  'encryption header',
 ] as const;
 
 const KIND_MASK = 0x0f;

@@ -110,6 +110,10 @@ export async function visitReferences(
     const count = image.snapshotTableClusters;
     visitor.reference(SNAPSHOTS_OFFSET_AT, header.snapshotsOffset, count, Kind.snapshotTable, 1, 0);
   }
+  if (image.encryptionHeader !== null) {
+    const { slot, offset, lengthBytes } = image.encryptionHeader;
+    visitor.reference(slot, offset, clustersFor(lengthBytes, clusterBytes), Kind.encryptionHeader, 1, 0);
+  }
   if (hasDataFile(header) && header.snapshotCount > 0) {
     visitor.problem?.('an image with an external data file has snapshots', SNAPSHOT_COUNT_AT);
   }

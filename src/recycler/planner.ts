@@ -58,6 +58,8 @@ export interface Board {
   /** Clusters that the file must grow by. */
   extendBy: number;
   lacksRange: boolean;
+  /** Clusters of the tables that find no place nearer to the front, since pinned clusters leave none. */
+  stuck: number;
 }
 
 /** Plans the next moves towards `goal`; a plan without moves means that nothing is left to do or can be done. */
@@ -118,7 +120,7 @@ export function expectedMoves(volume: Volume, goal: Goal, room = MAX_MOVES): num
       sum + (kind === Kind.refcountTable ? Math.min(count, goal.tableClusters) : count),
     0,
   );
-  return moves + Math.max(board.pairs.size, inRuns);
+  return moves + Math.max(board.pairs.size, inRuns - board.stuck);
 }
 
 /**
@@ -171,7 +173,8 @@ function setUp(volume: Volume, goal: Goal): Board {
   const runs = volume.runs().filter(({ count }) => count > 1);
   for (const { first, count } of runs) marks.fill(Mark.fixed, first, first + count);
   marks[0] = Mark.fixed;
-  return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0, lacksRange: false };
+  for (const cluster of volume.pins.clusters()) marks[cluster] = Mark.fixed;
+  return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0, lacksRange: false, stuck: 0 };
 }
 
 /** Blocks beyond the goal are not moved but released, once what they describe has gone. */

@@ -305,6 +305,45 @@ export const KINDS: Kind[] = [
     happened: shorter,
   },
   {
+    name: 'LUKS encryption: the tables move between the data, which stay',
+    image: last(
+      shared({ encryption: 2 }).discard(4).layout({ junk: 20, leaks: 3 }),
+      /^(refcount|snapshot|L1|L2)/,
+    ),
+    options: { roundBytes: 1024 },
+    happened: both(
+      both(shorter, leaksGone),
+      (_, after) => inspect(after).liveClusters < inspect(after).clusterCount,
+    ),
+  },
+  {
+    name: 'LUKS encryption: data at the front, so that nothing unused remains',
+    image: first(
+      shared({ encryption: 2, refcountOrder: 5 }).snapshot('b').write(1).layout({ junk: 30, gap: 200 }),
+      /^(data|LUKS)/,
+    ),
+    options: { roundBytes: 2048 },
+    happened: both(shorter, (_, after) => inspect(after).liveClusters === inspect(after).clusterCount),
+  },
+  {
+    name: 'LUKS encryption: L1 tables of several clusters among the data',
+    image: last(
+      shared({ encryption: 2, l1Size: 150 }).snapshot('b').write(9).layout({ junk: 9, gap: 7 }),
+      /^(L1|L2)/,
+    ),
+    options: { roundBytes: 4096 },
+    happened: both(
+      shorter,
+      changed(({ l1Offset }) => l1Offset),
+    ),
+  },
+  {
+    name: 'LUKS encryption: junk is punched',
+    image: shared({ encryption: 2 }).layout({ shuffle: true, junk: 20, leaks: 15 }),
+    erase: { punch: true },
+    happened: both(leaksGone, (before, after) => before.length === after.length),
+  },
+  {
     name: 'a backing file',
     image: shared({ backingFile: 'base.raw', backingFormat: 'raw', featureNames: 3 }).layout({
       shuffle: true,

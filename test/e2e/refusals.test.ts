@@ -286,29 +286,6 @@ describe('a feature that is not handled', () => {
       /bitmaps/,
     ],
     [
-      'LUKS encryption',
-      () => {
-        const options = 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10';
-        const args = [
-          'create',
-          '-q',
-          '--object',
-          'secret,id=s,data=x',
-          '-f',
-          'qcow2',
-          '-o',
-          options,
-          image,
-          '1M',
-        ];
-        // QEMU measures the CPU first, and gives up now and then ("Unable to get accurate CPU usage").
-        for (let tries = 0; tries < 20 && spawnSync('qemu-img', args).status !== 0; tries++) {
-          fs.rmSync(image, { force: true });
-        }
-      },
-      /encrypt/,
-    ],
-    [
       'an unknown encryption',
       () => {
         makeHoley(image);

@@ -16,8 +16,8 @@ export interface HeaderOptions {
   readonly extensions?: readonly HeaderExtension[];
   readonly backingFile?: string;
   readonly backingFormat?: string;
-  /** 1: legacy AES. */
-  readonly encryption?: 1;
+  /** 1: legacy AES; 2: LUKS, with a header of three clusters. */
+  readonly encryption?: 1 | 2;
   /** Autoclear bit 1, of an external data file. */
   readonly dataFileRaw?: boolean;
 }
@@ -29,9 +29,12 @@ export interface HeaderFields {
   readonly refcountTableClusters: number;
   readonly snapshotCount: number;
   readonly snapshotsOffset: number;
+  /** Where the LUKS header is, and its bytes. */
+  readonly encryptionHeader: { readonly offset: number; readonly length: number } | null;
 }
 
 export const FEATURE_NAMES = 0x6803f857;
+export const ENCRYPTION_HEADER = 0x0537be77;
 export const BACKING_FORMAT = 0xe2792aca;
 
 const KNOWN_FEATURES: readonly (readonly [type: number, bit: number, name: string])[] = [
@@ -74,7 +77,7 @@ export function encodeHeader(
   }
 
   let end = headerLength;
-  for (const { type, data } of allExtensions(options)) {
+  for (const { type, data } of allExtensions(options, fields)) {
     const next = end + 8 + Math.ceil(data.length / 8) * 8;
     requireRoom(next, format);
     cluster.writeUInt32BE(type, end);
@@ -126,8 +129,14 @@ export function encodeSnapshotTable(
   return Buffer.concat(parts);
 }
 
-function allExtensions(options: HeaderOptions): HeaderExtension[] {
+function allExtensions(options: HeaderOptions, { encryptionHeader }: HeaderFields): HeaderExtension[] {
   const result: HeaderExtension[] = [];
+  if (encryptionHeader !== null) {
+    const data = Buffer.alloc(16);
+    writeOffset(data, encryptionHeader.offset, 0);
+    writeOffset(data, encryptionHeader.length, 8);
+    result.push({ type: ENCRYPTION_HEADER, data });
+  }
   if (options.backingFormat !== undefined) {
     result.push({ type: BACKING_FORMAT, data: Buffer.from(options.backingFormat) });
   }

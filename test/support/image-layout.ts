@@ -80,6 +80,7 @@ class Layout {
   private readonly header = new Unit('header', 1);
   private readonly refcountTable: Unit;
   private readonly snapshotTable: Unit | null;
+  private readonly encryptionHeader: Unit | null;
   private readonly snapshotTableLength: number;
   private readonly blocks = new Map<number, Unit>();
   private readonly byPart = new Map<Part, Unit>();
@@ -103,6 +104,8 @@ class Layout {
       this.snapshotTableLength === 0
         ? null
         : new Unit('snapshot table', this.clustersFor(this.snapshotTableLength));
+
+    this.encryptionHeader = headerOptions.encryption === 2 ? new Unit('LUKS header', LUKS_CLUSTERS) : null;
 
     const inside = this.modelUnits();
     const atEnd = [
@@ -168,6 +171,9 @@ class Layout {
     }
     if (this.snapshotTable !== null) {
       result.push(this.snapshotTable);
+    }
+    if (this.encryptionHeader !== null) {
+      result.push(this.encryptionHeader);
     }
     for (const { id, l1 } of model.snapshots) {
       add(`L1 of ${id}`, this.clustersFor(l1.size * 8), l1);
@@ -318,6 +324,9 @@ class Layout {
       const offsets = this.model.snapshots.map(({ l1 }) => this.offsetOf(l1));
       return this.withTail(encodeSnapshotTable(this.model.snapshots, offsets), unit);
     }
+    if (unit === this.encryptionHeader) {
+      return this.random.bytes(unit.clusters * this.clusterSize);
+    }
     for (const [index, block] of this.blocks) {
       if (block === unit) {
         return this.blockContent(index);
@@ -354,6 +363,14 @@ class Layout {
       refcountTableClusters: this.refcountTable.clusters,
       snapshotCount: model.snapshots.length,
       snapshotsOffset: snapshotTable === null ? 0 : snapshotTable.at * this.clusterSize,
+      encryptionHeader:
+        this.encryptionHeader === null
+          ? null
+          : {
+              offset: this.encryptionHeader.at * this.clusterSize,
+              // Its last cluster is not full.
+              length: this.encryptionHeader.clusters * this.clusterSize - 100,
+            },
     };
     return encodeHeader(
       model.format,
@@ -435,7 +452,11 @@ class Layout {
     const { random, clusterSize } = this;
     const content = Uint8Array.from(this.image);
     for (const unit of this.units) {
-      const used = unit === this.header || unit === this.refcountTable || unit === this.snapshotTable;
+      const used =
+        unit === this.header ||
+        unit === this.refcountTable ||
+        unit === this.snapshotTable ||
+        unit === this.encryptionHeader;
       if (used || unit.part !== null || [...this.blocks.values()].includes(unit)) {
         continue;
       }
@@ -466,6 +487,8 @@ class Layout {
     return length - this.clusterSize + this.random.between(meaningful, this.clusterSize);
   }
 }
+
+const LUKS_CLUSTERS = 3;
 
 /** A bit for each of the 32 subclusters. */
 const ALL = 0xffffffff;

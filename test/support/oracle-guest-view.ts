@@ -41,6 +41,7 @@ export function compareGuestView(before: GuestView, bytes: Uint8Array): string |
   }
   return (
     compareHeaders(before.layout, after) ??
+    compareEncryptionHeaders(before.layout, after) ??
     compareSnapshotTables(before.layout, after) ??
     new Comparison(before.layout, after).run()
   );
@@ -92,6 +93,17 @@ function compareHeaders(before: ImageLayout, after: ImageLayout): string | null 
     }
   }
   return null;
+}
+
+/** What leads to it is part of the header cluster. */
+function compareEncryptionHeaders(before: ImageLayout, after: ImageLayout): string | null {
+  if (before.encryptionHeader === null) {
+    return null;
+  }
+  const { offset, length } = before.encryptionHeader;
+  return sameBytes(before.image, offset, after.image, offset, length)
+    ? null
+    : 'the encryption header differs';
 }
 
 /** All of each entry counts, except where the snapshot's L1 table is. */
@@ -187,6 +199,13 @@ class Comparison {
       }
       if (l2EntrySize === 16 && !this.sameWords(l2Before + position + 8, l2After + position + 8, 8)) {
         return `L2 entry ${position / l2EntrySize}: the bitmaps of subclusters differ`;
+      }
+      if (
+        before.encryptionHeader !== null &&
+        kind === PRESENT &&
+        targetAt(before, l2Before + position) !== targetAt(after, l2After + position)
+      ) {
+        return `L2 entry ${position / l2EntrySize}: the encrypted data were moved`;
       }
       if (
         kind === PRESENT &&

@@ -30,6 +30,8 @@ export interface ImageLayout {
   readonly l2EntrySize: 8 | 16;
   /** L2 entries name offsets in another file. */
   readonly dataFile: boolean;
+  /** Encrypted with LUKS: data can only be read where they are, and so can this region. */
+  readonly encryptionHeader: { readonly offset: number; readonly length: number } | null;
   readonly virtualSize: number;
   readonly l1Offset: number;
   readonly l1Size: number;
@@ -109,6 +111,7 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     clusterCount,
     l2EntrySize,
     dataFile: (incompatible & DATA_FILE) !== 0,
+    encryptionHeader: readEncryptionHeader(view, version === 3 ? view.getUint32(100) : 72, faults),
     virtualSize,
     l1Offset: readOffset(view, 40),
     l1Size,
@@ -120,6 +123,31 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     snapshots: table.snapshots,
     faults,
   };
+}
+
+/** The first encryption extension, which must be there exactly where the method is LUKS. */
+function readEncryptionHeader(
+  view: DataView,
+  headerLength: number,
+  faults: string[],
+): { offset: number; length: number } | null {
+  const isLuks = view.getUint32(32) === 2;
+  let at = headerLength;
+  const end = readOffset(view, 8) === 0 ? 2 ** view.getUint32(20) : readOffset(view, 8);
+  while (at + 8 <= end && view.getUint32(at) !== 0) {
+    if (view.getUint32(at) === 0x0537be77) {
+      if (!isLuks || view.getUint32(at + 4) !== 16) {
+        faults.push('header: an encryption extension that is not that of LUKS');
+        return null;
+      }
+      return { offset: readOffset(view, at + 8), length: readOffset(view, at + 16) };
+    }
+    at += 8 + Math.ceil(view.getUint32(at + 4) / 8) * 8;
+  }
+  if (isLuks) {
+    faults.push('header: LUKS without an encryption extension');
+  }
+  return null;
 }
 
 /** An unsigned 64-bit number; above 2^53 it is not exact, but still beyond the end of any file. */

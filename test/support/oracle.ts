@@ -28,6 +28,7 @@ const KINDS = [
   'L2 table',
   'data',
   'compressed data',
+  'encryption header',
 ];
 const HEADER = 1;
 const REFCOUNT_TABLE = 2;
@@ -37,6 +38,7 @@ const SNAPSHOT_TABLE = 5;
 const L2_TABLE = 6;
 const DATA = 7;
 const COMPRESSED = 8;
+const ENCRYPTION_HEADER = 9;
 /** From this kind on, several references to one cluster are legal. */
 const FIRST_SHARED = L2_TABLE;
 
@@ -57,7 +59,8 @@ export function inspect(bytes: Uint8Array): Inspection {
 
 /**
  * The least number of host clusters that a leak-free image of the same live data needs: its refcount
- * structures describe themselves too, so the least fixed point, approached from below.
+ * structures describe themselves too, so the least fixed point, approached from below. Of an image with
+ * LUKS no less than reaches to its last cluster of data or of the encryption header: these cannot move.
  */
 export function minimalClusterCount(bytes: Uint8Array): number {
   const layout = readLayout(bytes);
@@ -67,11 +70,12 @@ export function minimalClusterCount(bytes: Uint8Array): number {
   const inspector = new Inspector(layout);
   inspector.inspect();
   const others = inspector.clustersOtherThanRefcounts();
+  const pinned = inspector.clustersThatReachToTheLastPinned();
   const entriesPerBlock = (layout.clusterSize * 8) / 2 ** layout.refcountOrder;
-  let total = others;
+  let total = Math.max(others, pinned);
   for (;;) {
     const blocks = Math.ceil(total / entriesPerBlock);
-    const needed = others + blocks + Math.ceil((blocks * 8) / layout.clusterSize);
+    const needed = Math.max(pinned, others + blocks + Math.ceil((blocks * 8) / layout.clusterSize));
     if (needed === total) {
       return total;
     }
@@ -103,6 +107,10 @@ class Inspector {
     const { layout } = this;
     this.claim(HEADER, 0, layout.clusterSize, 1, 0);
     this.walkRefcounts();
+    if (layout.encryptionHeader !== null) {
+      const { offset, length } = layout.encryptionHeader;
+      this.claim(ENCRYPTION_HEADER, offset, length, 1, 0);
+    }
     this.walkL1(layout.l1Offset, layout.l1Size, true);
     if (layout.snapshotsLength > 0) {
       this.claim(SNAPSHOT_TABLE, layout.snapshotsOffset, layout.snapshotsLength, 1, 64);
@@ -157,6 +165,13 @@ class Inspector {
     return count;
   }
 
+  clustersThatReachToTheLastPinned(): number {
+    if (this.layout.encryptionHeader === null) {
+      return 0;
+    }
+    return Math.max(this.kinds.lastIndexOf(DATA), this.kinds.lastIndexOf(ENCRYPTION_HEADER)) + 1;
+  }
+
   private kindOf(cluster: number): string {
     return KINDS[(this.kinds[cluster] ?? 0) - 1] ?? 'unused';
   }
@@ -185,7 +200,7 @@ class Inspector {
 
   private count(kind: number, cluster: number, times: number, slot: number): void {
     const before = this.kinds[cluster] ?? 0;
-    if (before !== 0 && (before !== kind || kind < FIRST_SHARED)) {
+    if (before !== 0 && (before !== kind || kind < FIRST_SHARED || kind === ENCRYPTION_HEADER)) {
       this.fault(kind, cluster * this.layout.clusterSize, slot, `overlaps a ${KINDS[before - 1]}`);
     }
     this.kinds[cluster] = kind;

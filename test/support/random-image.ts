@@ -7,7 +7,7 @@ export interface RandomImageOverrides {
   readonly refcountOrder?: number;
   readonly version?: 2 | 3;
   /** What the builder makes only when it is told to. */
-  readonly features?: Pick<ImageOptions, 'extendedL2' | 'dataFile'>;
+  readonly features?: Pick<ImageOptions, 'extendedL2' | 'dataFile' | 'encryption'>;
   /** About the most host clusters that the file may have; by default 400, with large clusters fewer. */
   readonly maxClusters?: number;
   /** No leaks of any kind, so that refcounts are exactly the references; by default one image in seven. */
