@@ -3,6 +3,7 @@ import { compactDevice } from '../../src/compactor/compact.js';
 import type { CompactOptions, Progress } from '../../src/compactor/types.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { compareGuestView, guestView, inspect, minimalClusterCount } from '../support/oracle.js';
+import { hasLongTables } from '../support/oracle-layout.js';
 import { Random } from '../support/random.js';
 
 export type Options = CompactOptions & { maxMoves?: number };
@@ -17,12 +18,6 @@ export function randomOptions(seed: number): Options {
     keepErased: random.pick([0, 0, 3, 50]),
     punch: random.chance(0.5),
   };
-}
-
-/** Tables that need neighbouring clusters, for which pinned ones may leave no place. */
-function hasLongTables({ layout }: ReturnType<typeof guestView>): boolean {
-  const lengths = [layout, ...layout.snapshots].map(({ l1Size }) => l1Size * 8);
-  return [...lengths, layout.snapshotsLength].some((length) => length > layout.clusterSize);
 }
 
 /** Compacts twice and says what is wrong with the results, or null. */
@@ -48,7 +43,7 @@ export async function flawOf(bytes: Uint8Array, options: Options): Promise<strin
   // The pool is as large as asked for, unless the file had less junk than that.
   const withPool = (isPinned ? after.liveClusters : minimal) + keepErased;
   const wanted = Math.max(minimal, Math.min(withPool, inspect(bytes).clusterCount));
-  const mayBeLonger = isPinned && hasLongTables(view) && after.clusterCount > minimal;
+  const mayBeLonger = isPinned && hasLongTables(view.layout) && after.clusterCount > minimal;
   if (after.clusterCount !== wanted && !mayBeLonger) return `${after.clusterCount} clusters, not ${wanted}`;
   if (result.lengthAfter !== compacted.length) return 'the reported length is not that of the file';
   // A last cluster that was there in part may be whole now.

@@ -125,6 +125,12 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
   };
 }
 
+/** Whether tables need neighbouring clusters, for which clusters that cannot move may leave no place. */
+export function hasLongTables(layout: ImageLayout): boolean {
+  const lengths = [layout, ...layout.snapshots].map(({ l1Size }) => l1Size * 8);
+  return [...lengths, layout.snapshotsLength].some((length) => length > layout.clusterSize);
+}
+
 /** The first encryption extension, which must be there exactly where the method is LUKS. */
 function readEncryptionHeader(
   view: DataView,
