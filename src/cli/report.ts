@@ -66,6 +66,7 @@ function planLines(result: PlanResult, colors: Colors): string {
     ['live', String(clusters.live)],
     ['junk', String(clusters.junk)],
     ['leaked', String(clusters.leaked)],
+    ...(result.pinnedClusters > 0 ? [['pinned', String(result.pinnedClusters)] as [string, string]] : []),
     ['to move', String(result.clustersToMove)],
     ['to copy', exactBytes(result.bytesToCopy)],
   ];

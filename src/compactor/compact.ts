@@ -3,8 +3,9 @@ import type { BlockDevice } from '../device/block-device.js';
 import { requireSound } from '../image/walk.js';
 import { Compaction, type CompactionReport, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
 import { forecast } from '../recycler/forecast.js';
+import { goalFor } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
-import { decidePunch, excessRemains, leaksRemain, littleToReclaim } from './notices.js';
+import { decidePunch, excessRemains, leaksRemain, littleToReclaim, pinnedRemain } from './notices.js';
 import { requireBytes, requireClusterCount } from './options.js';
 import { planFigures } from './plan.js';
 import { isAlreadyCompact } from './already-compact.js';
@@ -41,14 +42,15 @@ export async function compactDevice(
     isShort && isAlreadyCompact(image, walked)
       ? nothingToDo(session, options)
       : await carryOut(session, options, punch);
-  const { planned, report, referencesUpdated, clustersErased } = work;
+  const { planned, report, referencesUpdated, clustersErased, junkClusters } = work;
   const lengthAfter = device.lengthBytes;
   notices.push(...excessRemains(report.excess));
-  if (!report.interrupted) notices.push(...leaksRemain(report.leaksLeft));
+  if (!report.interrupted) notices.push(...leaksRemain(report.leaksLeft, figures.pinnedClusters));
   const outcome = report.interrupted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'compacted';
   if (outcome !== 'interrupted') {
     const { live, total } = figures.clusters;
-    if (report.excess === 0)
+    notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters));
+    if (report.excess + junkClusters === 0)
       notices.push(...littleToReclaim(options.keepErased ?? 0, lengthBefore, lengthAfter, live, total));
     const bytes = report.bytesMoved;
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: bytes, bytesTotal: bytes });
@@ -78,6 +80,8 @@ interface Work {
   report: CompactionReport;
   referencesUpdated: number;
   clustersErased: number;
+  /** Unused clusters that pinned ones keep in the file. */
+  junkClusters: number;
 }
 
 function nothingToDo({ figures, lengthBefore }: Session, options: CompactOptions): Work {
@@ -85,7 +89,7 @@ function nothingToDo({ figures, lengthBefore }: Session, options: CompactOptions
   const planned = planFigures({ figures, lengthBefore }, { goal, clustersToMove: 0, bytesToCopy: 0 });
   announcePlan(planned, options);
   const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, leaksLeft: 0, excess: 0 };
-  return { planned, report, referencesUpdated: 0, clustersErased: 0 };
+  return { planned, report, referencesUpdated: 0, clustersErased: 0, junkClusters: 0 };
 }
 
 async function carryOut(
@@ -114,7 +118,8 @@ async function carryOut(
   });
   const report = await compaction.run(expected);
   const { referencesUpdated, clustersErased } = compaction.recycler;
-  return { planned, report, referencesUpdated, clustersErased };
+  const { junkClusters } = goalFor(volume, 0);
+  return { planned, report, referencesUpdated, clustersErased, junkClusters };
 }
 
 function announcePlan({ bytesToCopy }: PlanResult, { onProgress }: CompactOptions): void {

@@ -29,12 +29,26 @@ export function excessRemains(excess: number): string[] {
   ];
 }
 
-/** Refcounts that only a move can put right, and no room for one. */
-export function leaksRemain(leaks: number): string[] {
+/** Refcounts that only a move can put right, and no room for one, or a cluster that may not move. */
+export function leaksRemain(leaks: number, pinnedClusters: number): string[] {
   if (leaks === 0) return [];
+  const why =
+    pinnedClusters > 0
+      ? 'what LUKS encrypts cannot move without its key; `qemu-img check -r all` repairs it'
+      : 'there was no room for one; free some space on the host and run it again';
   return [
     `${leaks} cluster${leaks === 1 ? ' keeps a refcount that is' : 's keep refcounts that are'} too high: only a move ` +
-      'puts that right, and there was no room for one; free some space on the host and run it again',
+      `puts that right, and ${why}`,
+  ];
+}
+
+/** Why the file of an encrypted image stays longer than what is live in it. */
+export function pinnedRemain(pinnedClusters: number, junkClusters: number): string[] {
+  if (junkClusters === 0) return [];
+  return [
+    `${junkClusters} unused cluster${junkClusters === 1 ? ' stays' : 's stay'} in the file: what LUKS encrypts can only ` +
+      `be read where it lies, so ${pinnedClusters} clusters keep their places; \`--erase-only --punch\` gives the ` +
+      'blocks of unused ones back to the host, and `qemu-img convert` makes a shorter image',
   ];
 }
 

@@ -3,7 +3,7 @@ import { requireSound } from '../image/walk.js';
 import { type Forecast, forecast } from '../recycler/forecast.js';
 import type { Goal } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
-import { littleToReclaim } from './notices.js';
+import { littleToReclaim, pinnedRemain } from './notices.js';
 import { requireClusterCount } from './options.js';
 import { type Session, beginSession, withImageFile } from './session.js';
 import type { CommonOptions, PlanResult } from './types.js';
@@ -18,11 +18,14 @@ export async function plan(
     const session = await beginSession(device, options);
     requireSound(session.walked);
     const volume = new Volume(session.image, session.walked.clusters);
-    const figures = planFigures(session, await forecast(volume, options.keepErased ?? 0));
+    const expected = await forecast(volume, options.keepErased ?? 0);
+    const figures = planFigures(session, expected);
     const { live, total } = figures.clusters;
-    notices.push(
-      ...littleToReclaim(options.keepErased ?? 0, figures.lengthBefore, figures.lengthAfter, live, total),
-    );
+    const { junkClusters } = expected.goal;
+    const keepErased = options.keepErased ?? 0;
+    if (junkClusters === 0)
+      notices.push(...littleToReclaim(keepErased, figures.lengthBefore, figures.lengthAfter, live, total));
+    notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters));
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
     return { ...figures, path, notices };
   });

@@ -5,6 +5,7 @@ import { SettlingDevice } from '../device/settling-device.js';
 import { type OpenMode, openImageFile } from '../device/open-image.js';
 import { type Image, openImage } from '../image/image.js';
 import { type Walk, walk } from '../image/walk.js';
+import { countPinned } from '../recycler/pins.js';
 import { translateHostError } from './host-errors.js';
 import type { CommonOptions, ImageFigures } from './types.js';
 
@@ -33,6 +34,7 @@ export async function beginSession(device: BlockDevice, options: CommonOptions):
     clusterBytes: header.clusterBytes,
     virtualBytes: header.virtualBytes,
     snapshotCount: header.snapshotCount,
+    pinnedClusters: countPinned(header, walked.clusters),
     clusters: {
       total: image.fileClusters,
       live: walked.live,

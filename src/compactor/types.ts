@@ -39,6 +39,8 @@ export interface ImageFigures {
   clusterBytes: number;
   virtualBytes: number;
   snapshotCount: number;
+  /** Clusters that have to stay where they are: what LUKS encrypts can only be read there without the key. */
+  pinnedClusters: number;
   /** Cluster counts as the walk found them. */
   clusters: {
     /** ceil(file length / cluster size). */
@@ -69,7 +71,7 @@ export interface CompactResult extends PlanResult {
   referencesUpdated: number;
   clustersErased: number;
   leaksReclaimed: number;
-  /** Leaks that only a move could free, for which the host had no room. */
+  /** Leaks that only a move could free, for which the host had no room, or of clusters that are pinned. */
   leaksLeft: number;
   /** Clusters of the file beyond the least that the image needs: 0 unless no place fits a table that stands there. */
   excessClusters: number;

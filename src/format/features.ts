@@ -1,6 +1,14 @@
 /** Which images this version compacts, and the words in which it refuses the others (I6). */
 import { QcowError } from '../errors.js';
-import { EXTENSION, type Header, type HeaderExtension, INCOMPATIBLE } from './header.js';
+import {
+  AUTOCLEAR,
+  ENCRYPTION,
+  EXTENSION,
+  type Header,
+  type HeaderExtension,
+  INCOMPATIBLE,
+  hasDataFile,
+} from './header.js';
 
 /** Name of a feature bit from the image's own feature name table, where it has one. */
 function featureName(kind: number, bit: number, table: Uint8Array | undefined): string {
@@ -45,10 +53,7 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
       hint: 'repair it with `qemu-img check -r all`',
     });
   }
-  if ((low & INCOMPATIBLE.dataFile) !== 0)
-    throw unsupported('the image keeps its data in an external data file');
-  if ((low & INCOMPATIBLE.extendedL2) !== 0) throw unsupported('the image has extended L2 entries');
-  const known = INCOMPATIBLE.compressionType;
+  const known = INCOMPATIBLE.compressionType | INCOMPATIBLE.extendedL2 | INCOMPATIBLE.dataFile;
   const unknown: [number, number] = [header.incompatible[0], (low & ~known) >>> 0];
   const bit = lowestBit(unknown);
   if (bit >= 0) throw unsupported(`the image has the incompatible feature ${featureName(0, bit, table)}`);
@@ -60,13 +65,21 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
   if (header.compressionType > 1)
     throw unsupported(`the image has compression type ${header.compressionType}`);
 
-  if (header.encryption !== 0) throw unsupported('the image is encrypted');
+  if (header.encryption > ENCRYPTION.luks)
+    throw unsupported(`the image has encryption method ${header.encryption}`);
   for (const { type } of extensions) {
-    if (type === EXTENSION.encryption) throw unsupported('the image has an encryption header');
     if (type === EXTENSION.bitmaps) throw unsupported('the image has persistent bitmaps');
-    if (type === EXTENSION.dataFile) throw unsupported('the image names an external data file');
+    if (type === EXTENSION.dataFile && !hasDataFile(header))
+      throw unsupported('the image names an external data file, but has not its feature bit');
   }
-  const autoclear = lowestBit(header.autoclear);
+  const isRaw = (header.autoclear[1] & AUTOCLEAR.dataFileRaw) !== 0;
+  if (isRaw && !hasDataFile(header)) {
+    throw new QcowError('CORRUPT', 'the external data file is marked raw, but there is none', {
+      where: 'header, byte 95',
+      hint: 'the image was left untouched',
+    });
+  }
+  const autoclear = lowestBit([header.autoclear[0], (header.autoclear[1] & ~AUTOCLEAR.dataFileRaw) >>> 0]);
   if (autoclear === 0) throw unsupported('the image has persistent bitmaps');
   if (autoclear > 0)
     throw unsupported(`the image has the autoclear feature ${featureName(2, autoclear, table)}`);

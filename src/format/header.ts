@@ -11,6 +11,7 @@ export const L1_OFFSET_AT = 40;
 export const REFCOUNT_TABLE_OFFSET_AT = 48;
 export const REFCOUNT_TABLE_CLUSTERS_AT = 56;
 export const SNAPSHOTS_OFFSET_AT = 64;
+export const SNAPSHOT_COUNT_AT = 60;
 
 const MAX_L1_BYTES = 32 * 1024 * 1024;
 const MAX_REFCOUNT_TABLE_BYTES = 8 * 1024 * 1024;
@@ -53,6 +54,11 @@ export const EXTENSION = {
   encryption: 0x0537_be77,
   dataFile: 0x4441_5441,
 } as const;
+
+/** Methods of encryption. AES goes by guest offsets: its clusters can be anywhere. */
+export const ENCRYPTION = { none: 0, aes: 1, luks: 2 } as const;
+
+export const AUTOCLEAR = { dataFileRaw: 2 } as const;
 
 export const INCOMPATIBLE = {
   dirty: 1,
@@ -135,6 +141,9 @@ function validateHeader(header: Header): void {
   if (header.version === 3 && (headerBytes < 104 || headerBytes > clusterBytes || headerBytes % 8 !== 0)) {
     throw outOfBounds('header_length', headerBytes, `it must be a multiple of 8 from 104 to ${clusterBytes}`);
   }
+  if (extendedL2(header) && header.clusterBits < 14) {
+    throw outOfBounds('cluster_bits', header.clusterBits, 'it must be 14 or more with extended L2 entries');
+  }
   if (header.refcountOrder > 6)
     throw outOfBounds('refcount_order', header.refcountOrder, 'it must be 0 to 6');
   if (!Number.isFinite(header.virtualBytes)) {
@@ -155,7 +164,7 @@ function validateHeader(header: Header): void {
   if (header.l1Entries * 8 > MAX_L1_BYTES)
     throw outOfBounds('l1_size', header.l1Entries, 'at most 4194304 entries');
   if (header.l1Entries > 0) requireAligned('l1_table_offset', header.l1Offset, clusterBytes);
-  const guestBytesPerL1Entry = clusterBytes * (clusterBytes / (extendedL2(header) ? 16 : 8));
+  const guestBytesPerL1Entry = clusterBytes * (clusterBytes / l2EntryBytes(header));
   const l1Needed = Math.ceil(header.virtualBytes / guestBytesPerL1Entry);
   if (header.l1Entries < l1Needed) {
     throw outOfBounds('l1_size', header.l1Entries, `the virtual size needs ${l1Needed} entries`);
@@ -181,6 +190,16 @@ function validateHeader(header: Header): void {
 
 export function extendedL2(header: Header): boolean {
   return (header.incompatible[1] & INCOMPATIBLE.extendedL2) !== 0;
+}
+
+/** The guest's data are in another file: L2 entries name offsets there, and nothing in this one. */
+export function hasDataFile(header: Header): boolean {
+  return (header.incompatible[1] & INCOMPATIBLE.dataFile) !== 0;
+}
+
+/** An extended entry has a second word, with a bitmap of its subclusters. */
+export function l2EntryBytes(header: Header): number {
+  return extendedL2(header) ? 16 : 8;
 }
 
 /**

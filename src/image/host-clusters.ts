@@ -17,6 +17,8 @@ export const Kind = {
   data: 7,
   /** Holds compressed extents, or parts of them. */
   compressed: 8,
+  /** The LUKS header. */
+  encryptionHeader: 9,
 } as const;
 export type Kind = (typeof Kind)[keyof typeof Kind];
 
@@ -30,6 +32,7 @@ export const KIND_NAMES = [
   'L2 table',
   'data',
   'compressed data',
+  'encryption header',
 ] as const;
 
 const KIND_MASK = 0x0f;

@@ -1,6 +1,7 @@
 /** An opened image: its header, the places of its tables, and the device that holds it. */
 import { QcowError, hex } from '../errors.js';
 import type { BlockDevice } from '../device/block-device.js';
+import { type EncryptionHeader, encryptionHeader } from '../format/encryption.js';
 import { requireSupported } from '../format/features.js';
 import { type Header, parseExtensions, parseHeader } from '../format/header.js';
 import { countsPerBlock } from '../format/refcounts.js';
@@ -18,6 +19,7 @@ export interface Image {
   readonly snapshots: SnapshotEntry[];
   /** Clusters of the snapshot table; 0 without snapshots. */
   readonly snapshotTableClusters: number;
+  readonly encryptionHeader: EncryptionHeader | null;
   /** ceil(file length / cluster size) at opening. */
   readonly fileClusters: number;
   /**
@@ -56,7 +58,9 @@ export async function openImage(device: BlockDevice): Promise<Image> {
   const fileClusters = clustersFor(lengthBytes, clusterBytes);
   const cluster0 = new Uint8Array(Math.min(lengthBytes, clusterBytes));
   await device.read(cluster0, 0);
-  requireSupported(header, parseExtensions(cluster0, header), cluster0);
+  const extensions = parseExtensions(cluster0, header);
+  requireSupported(header, extensions, cluster0);
+  const encryption = encryptionHeader(header, extensions, cluster0);
 
   const tableBytes = header.refcountTableClusters * clusterBytes;
   requireInside('refcount table', header.refcountTableOffset, tableBytes, header, fileClusters);
@@ -89,6 +93,7 @@ export async function openImage(device: BlockDevice): Promise<Image> {
     header,
     refcounts: new Refcounts(header, refcountTable, mappedClusters),
     snapshots: entries,
+    encryptionHeader: encryption,
     snapshotTableClusters: clustersFor(snapshotBytes, clusterBytes),
     fileClusters,
     mappedClusters,

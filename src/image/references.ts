@@ -3,8 +3,23 @@
  * structure of the format is added here and in `substitute` (image/substitute.ts), nowhere else.
  */
 import { extentBytes, extentOffset, extentReservedBits } from '../format/compressed.js';
-import { HI_COMPRESSED, HI_COPIED, entryOffset, l1ReservedBits, l2ReservedBits } from '../format/entries.js';
-import { L1_OFFSET_AT, REFCOUNT_TABLE_OFFSET_AT, SNAPSHOTS_OFFSET_AT } from '../format/header.js';
+import {
+  HI_COMPRESSED,
+  HI_COPIED,
+  entryOffset,
+  externalFault,
+  l1ReservedBits,
+  l2ReservedBits,
+  subclusterFault,
+} from '../format/entries.js';
+import {
+  L1_OFFSET_AT,
+  REFCOUNT_TABLE_OFFSET_AT,
+  SNAPSHOTS_OFFSET_AT,
+  SNAPSHOT_COUNT_AT,
+  hasDataFile,
+  l2EntryBytes,
+} from '../format/header.js';
 import { swapHalves } from '../format/words.js';
 import { HoleFinder } from './hole-finder.js';
 import { type HostClusters, Kind } from './host-clusters.js';
@@ -38,7 +53,8 @@ export interface ReferenceVisitor {
    */
   extent?(slot: number, offset: number, lengthBytes: number, paths: number, flags: number): void;
   /**
-   * Takes the ordinary entries of an L2 table itself, in a loop of its own: `halves` are hi, lo of each entry.
+   * Takes the ordinary entries of an L2 table of 8-byte entries itself, in a loop of its own: `halves` are hi, lo
+   * of each.
    * Answers the index of the first half, from `from` on, of an entry that is to come by `reference`;
    * `halves.length` where none is left.
    */
@@ -100,12 +116,21 @@ export async function visitReferences(
     const count = image.snapshotTableClusters;
     visitor.reference(SNAPSHOTS_OFFSET_AT, header.snapshotsOffset, count, Kind.snapshotTable, 1, 0);
   }
+  if (image.encryptionHeader !== null) {
+    const { slot, offset, lengthBytes } = image.encryptionHeader;
+    visitor.reference(slot, offset, clustersFor(lengthBytes, clusterBytes), Kind.encryptionHeader, 1, 0);
+  }
+  if (hasDataFile(header) && header.snapshotCount > 0) {
+    visitor.problem?.('an image with an external data file has snapshots', SNAPSHOT_COUNT_AT);
+  }
   const tables = l1Tables(image);
   for (const { offset, entries, slot } of tables) {
     visitor.reference(slot, offset, clustersFor(entries * 8, clusterBytes), Kind.l1Table, 1, 0);
   }
   const holes = new HoleFinder(device);
   for (const table of tables) await visitL1(image, table, holes, visitor);
+  // What these name lies in the other file: read only to be checked.
+  if (hasDataFile(header) && visitor.problem === undefined) return;
   await readTables(device, clusterBytes, clusters.ofKind(Kind.l2Table), (cluster, bytes) => {
     visitL2(image, cluster, bytes, clusters, visitor);
   });
@@ -159,13 +184,26 @@ function visitL2(
   const base = cluster * clusterBytes;
   const paths = clusters.refs[cluster]!;
   const active = clusters.isActive(cluster) ? Flag.active : 0;
-  for (let i = 0; i < halves.length; i += 2) {
-    i = visitor.takeOrdinary?.(halves, i, paths, active !== 0) ?? i;
+  const halvesPerEntry = l2EntryBytes(image.header) / 4;
+  const isExtended = halvesPerEntry === 4;
+  const isExternal = hasDataFile(image.header);
+  for (let i = 0; i < halves.length; i += halvesPerEntry) {
+    if (!isExtended && !isExternal) i = visitor.takeOrdinary?.(halves, i, paths, active !== 0) ?? i;
     if (i >= halves.length) return;
     const hi = halves[i]!;
     const lo = halves[i + 1]!;
-    if ((hi | lo) === 0) continue;
     const slot = base + i * 4;
+    if (isExtended) {
+      const hasCluster = entryOffset(hi, lo) !== 0 || (isExternal && (hi & HI_COPIED) !== 0);
+      const fault = subclusterFault(hi, hasCluster, halves[i + 2]!, halves[i + 3]!);
+      if (fault !== null) visitor.problem?.(fault, slot);
+    }
+    if ((hi | lo) === 0) continue;
+    if (isExternal) {
+      const fault = externalFault(hi, lo, version >= 3 && !isExtended, clusterBytes);
+      if (fault !== null) visitor.problem?.(fault, slot);
+      continue;
+    }
     // Bit 62 decides what all other bits mean (hazard 6.1).
     if ((hi & HI_COMPRESSED) !== 0) {
       if (extentReservedBits(hi, clusterBits))
@@ -175,7 +213,8 @@ function visitL2(
       visitor.extent?.(slot, offset, extentBytes(hi, lo, clusterBits), paths, flags);
       continue;
     }
-    if (l2ReservedBits(hi, lo, version)) visitor.problem?.('reserved bits are set in an L2 entry', slot);
+    if (l2ReservedBits(hi, lo, version >= 3 && !isExtended))
+      visitor.problem?.('reserved bits are set in an L2 entry', slot);
     const target = entryOffset(hi, lo);
     if (target === 0) continue;
     const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;

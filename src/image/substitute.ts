@@ -2,6 +2,7 @@
  * The bytes of a table for its new place: its entries already name the new places of what moves with it (I4).
  * The other half of the one visitor (references.ts): whoever adds a slot there adds it here.
  */
+import { type Header, hasDataFile, l2EntryBytes } from '../format/header.js';
 import { HI_COMPRESSED, entryOffset, retargetEntry, setCopied } from '../format/entries.js';
 import { readWord, viewOf, writeWord } from '../format/words.js';
 import type { SnapshotEntry } from '../format/snapshots.js';
@@ -14,10 +15,21 @@ export interface Relocation {
   flagged(cluster: number): boolean;
 }
 
-/** Substitutes the entries of an L1 or L2 table (or a part of one) in place. */
-export function substituteEntries(bytes: Uint8Array, clusterBytes: number, relocation: Relocation): void {
+/** Substitutes the entries of L2 tables in place; bitmaps of subclusters stay, and so does what names another file. */
+export function substituteL2(bytes: Uint8Array, header: Header, relocation: Relocation): void {
+  if (hasDataFile(header)) return;
+  substituteEntries(bytes, header.clusterBytes, relocation, l2EntryBytes(header));
+}
+
+/** Substitutes the entries of an L1 table (or a part of one) in place. */
+export function substituteEntries(
+  bytes: Uint8Array,
+  clusterBytes: number,
+  relocation: Relocation,
+  entryBytes = 8,
+): void {
   const view = viewOf(bytes);
-  for (let at = 0; at + 8 <= bytes.length; at += 8) {
+  for (let at = 0; at + 8 <= bytes.length; at += entryBytes) {
     const hi = view.getUint32(at);
     if ((hi & HI_COMPRESSED) !== 0) continue;
     const target = entryOffset(hi, view.getUint32(at + 4));

@@ -4,7 +4,7 @@
  */
 import { type BlockDevice, SECTOR } from '../device/block-device.js';
 import { Kind } from '../image/host-clusters.js';
-import { substituteEntries, substituteSnapshots } from '../image/substitute.js';
+import { substituteEntries, substituteL2, substituteSnapshots } from '../image/substitute.js';
 import { viewOf, writeWord } from '../format/words.js';
 import type { RangeLocks } from './locks.js';
 import { type Extent, MoveState, type Moves } from './moves.js';
@@ -56,7 +56,7 @@ export async function copyMoves(
       copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
         const bytes = buffer.subarray(0, length);
         await volume.device.read(bytes, from);
-        substituteEntries(bytes, clusterBytes, moves);
+        substituteL2(bytes, volume.image.header, moves);
         await volume.device.write(bytes, to);
       }),
     perPiece * clusterBytes,

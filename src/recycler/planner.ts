@@ -59,6 +59,8 @@ export interface Board {
   extendBy: number;
   /** Clusters that found no place to step aside to. */
   lacks: number;
+  /** Clusters of the tables that find no place nearer to the front, since pinned clusters leave none. */
+  stuck: number;
 }
 
 /** Plans the next moves towards `goal`; a plan without moves means that nothing is left to do or can be done. */
@@ -119,7 +121,7 @@ export function expectedMoves(volume: Volume, goal: Goal, room = MAX_MOVES): num
       sum + (kind === Kind.refcountTable ? Math.min(count, goal.tableClusters) : count),
     0,
   );
-  return moves + Math.max(board.pairs.size, inRuns);
+  return moves + Math.max(board.pairs.size, inRuns - board.stuck);
 }
 
 /**
@@ -174,7 +176,8 @@ function setUp(volume: Volume, goal: Goal): Board {
   marks[0] = Mark.fixed;
   // Compressed extents have been packed by now: what holds them stays (repack.ts).
   for (const cluster of volume.clusters.ofKind(Kind.compressed)) marks[cluster] = Mark.fixed;
-  return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0, lacks: 0 };
+  for (const cluster of volume.pins.clusters()) marks[cluster] = Mark.fixed;
+  return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0, lacks: 0, stuck: 0 };
 }
 
 /** Blocks beyond the goal are not moved but released, once what they describe has gone. */

@@ -82,6 +82,7 @@ export class Recycler {
     this.#requireWorking();
     if (this.unfinishedMoves) throw new Error('a round begins while moves of the last one are unfinished');
     for (let i = 0; i < moves.length; i++) {
+      if (this.volume.pins.has(moves.sources[i]!)) throw new Error('the source of a move is pinned');
       if (i > 0 && moves.sources[i]! <= moves.sources[i - 1]!) throw new Error('sources must ascend');
       if (!this.map.is(moves.sources[i]!, State.live)) throw new Error('the source of a move is not live');
       if (moves.find(moves.destinations[i]!) >= 0) throw new Error('a destination is a source too');

@@ -37,6 +37,8 @@ export async function planRepack(volume: Volume, keepErased: number): Promise<Re
   const firstContainer = containers[0];
   const lastContainer = containers.at(-1);
   if (firstContainer === undefined || lastContainer === undefined) return null;
+  // QEMU never has both; what is pinned could not step aside.
+  if (volume.pins.count > 0) return null;
   const extents = await collectExtents(volume.image, volume.clusters);
   if (extents === null) return null;
   let packing = packInto(volume, extents, firstContainer);

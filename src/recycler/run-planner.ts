@@ -33,6 +33,13 @@ export function planRuns(board: Board): Map<number, number> {
       freeFrom.set(run.count, end);
       if (cleared++ === MOST_CLEARED) break;
       if (from > 1) window = findWindow(board, run.count, 1, end);
+      if (window === null && board.volume.pins.count > 0) {
+        window = firstWindow(board, run.count, run.first);
+        if (window === null) {
+          board.stuck += run.count;
+          continue;
+        }
+      }
       if (window === null) return bringToFront(board);
     } else freeFrom.set(run.count, window + run.count);
     claim(board, window, run, starts);
@@ -65,24 +72,25 @@ function claim(board: Board, window: number, run: Run, starts: Map<number, numbe
   for (let i = 0; i < run.count; i++) board.pairs.set(run.first + i, window + i);
 }
 
+/** Moves that it takes to free `cluster` for a table; Infinity where it cannot be. */
+function costOf({ volume, marks }: Board, cluster: number): number {
+  if (marks[cluster] !== Mark.none || !volume.image.refcounts.covers(cluster)) return Infinity;
+  return volume.map.is(cluster, State.junk) ? 0 : 1;
+}
+
 /** Start of the stretch of `length` clusters in [from, end) with the fewest live ones to move; null if none. */
 function findWindow(board: Board, length: number, from: number, end: number): number | null {
-  const { map, image } = board.volume;
-  const costOf = (cluster: number): number => {
-    if (board.marks[cluster] !== Mark.none || !image.refcounts.covers(cluster)) return Infinity;
-    return map.is(cluster, State.junk) ? 0 : 1;
-  };
   let best: number | null = null;
   let bestCost = Infinity;
   let cost = 0;
   let barred = 0;
   for (let cluster = from; cluster < end; cluster++) {
-    const entering = costOf(cluster);
+    const entering = costOf(board, cluster);
     if (entering === Infinity) barred++;
     else cost += entering;
     const leavingAt = cluster - length;
     if (leavingAt >= from) {
-      const leaving = costOf(leavingAt);
+      const leaving = costOf(board, leavingAt);
       if (leaving === Infinity) barred--;
       else cost -= leaving;
     }
@@ -92,6 +100,15 @@ function findWindow(board: Board, length: number, from: number, end: number): nu
     if (cost === 0) break;
   }
   return best;
+}
+
+/** Start of the first stretch before `end` that a table can get: for where pinned clusters leave none below the limit. */
+function firstWindow(board: Board, length: number, end: number): number | null {
+  for (let cluster = 1, from = 1; cluster < end; cluster++) {
+    if (costOf(board, cluster) === Infinity) from = cluster + 1;
+    else if (cluster + 1 - from === length) return from;
+  }
+  return null;
 }
 
 /**

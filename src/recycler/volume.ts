@@ -5,6 +5,7 @@ import type { SnapshotEntry } from '../format/snapshots.js';
 import type { Image } from '../image/image.js';
 import { l1Tables } from '../image/references.js';
 import { Kind } from '../image/host-clusters.js';
+import { Pins } from './pins.js';
 import { ClusterMap } from './cluster-map.js';
 
 /** A unit of several clusters that must stay contiguous, or the table of one cluster that its kin may outgrow. */
@@ -20,12 +21,15 @@ export class Volume {
   readonly image: Image;
   readonly clusters: HostClusters;
   readonly map: ClusterMap;
+  /** What must stay where it is. Found once: no data are written while a compaction runs without clients. */
+  readonly pins: Pins;
   /** Snapshots by the offset of their L1 table; made when the first one moves, since there may be 65,536. */
   #snapshotsAt: Map<number, SnapshotEntry[]> | undefined;
 
   constructor(image: Image, clusters: HostClusters) {
     this.image = image;
     this.clusters = clusters;
+    this.pins = new Pins(image.header, clusters);
     this.map = new ClusterMap(clusters.refs, clusters.count);
   }
 

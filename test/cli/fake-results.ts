@@ -14,6 +14,7 @@ const figures: ImageFigures = {
   clusterBytes: 65536,
   virtualBytes: 40 * GIB,
   snapshotCount: 0,
+  pinnedClusters: 0,
   clusters: { total: 163840, live: 68813, junk: 95027, leaked: 3 },
 };
 

@@ -17,7 +17,15 @@ function parsed(outcomes: Outcome[], exitStatus = 0): Parsed {
 
 // Names that were published once: docs/json.md lists them, scripts rely on them.
 const COMMON = ['path', 'ok', 'mode', 'outcome', 'error'];
-const FIGURES = ['formatVersion', 'clusterBytes', 'virtualBytes', 'snapshotCount', 'clusters', 'notices'];
+const FIGURES = [
+  'formatVersion',
+  'clusterBytes',
+  'virtualBytes',
+  'snapshotCount',
+  'pinnedClusters',
+  'clusters',
+  'notices',
+];
 const PLAN = ['lengthBefore', 'lengthAfter', 'clustersToMove', 'bytesToCopy'];
 const ERASED = ['clustersErased', 'leaksReclaimed', 'bytesWritten', 'seconds'];
 const COMPACT = [

@@ -1,7 +1,7 @@
 /** Judges every crash state of recorded runs; a sample also by qemu-img and by a second run. */
 import { expect } from 'vitest';
 import { crashStates } from '../support/crash-simulator.js';
-import { checkImage } from '../support/qemu.js';
+import { checkBuiltImage } from '../support/qemu.js';
 import { Judge, type RecordedRun } from './recorded-run.js';
 import { secondRun } from './second-run.js';
 
@@ -17,7 +17,7 @@ export interface TallyOptions {
 
 /** Where what qemu-img is to judge is written. */
 export interface Directory {
-  store(name: string, bytes: Uint8Array): string;
+  path(name: string): string;
 }
 
 export class CrashTally {
@@ -56,7 +56,7 @@ export class CrashTally {
       }
       if (this.states % ASK_QEMU_EVERY === 0) {
         this.qemuChecks++;
-        const { corruptions, errors } = checkImage(this.#directory.store('crashed.qcow2', bytes));
+        const { corruptions, errors } = checkBuiltImage(this.#directory.path('crashed.qcow2'), bytes);
         expect({ corruptions, errors }, `qemu-img: ${label}; ${description}`).toEqual({
           corruptions: 0,
           errors: 0,

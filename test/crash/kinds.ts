@@ -261,6 +261,89 @@ export const KINDS: Kind[] = [
     happened: shorter,
   },
   {
+    name: 'extended L2 entries, and bitmaps that look like offsets',
+    image: last(
+      [...Array(9).keys()]
+        .reduce(
+          // Of each cluster at the end of the file, which moves together with its table.
+          (builder, at) => builder.writeSubclusters(at, { zero: 0, allocated: (at + 19) << 14 }),
+          image({ clusterBits: 14, extendedL2: true, virtualSize: 17 << 20, seed: 5 }),
+        )
+        .writeSubclusters(9, { zero: 0x8000_0000, allocated: 0x2_0000 })
+        .writeSubclusters(10, { zero: 0, allocated: 0 })
+        .zero(11, { allocated: true })
+        .zero(1030)
+        .snapshot('a')
+        .write(0)
+        .layout({ junk: 6, leaks: 1 }),
+      /L2|data active:[0-5]$/,
+    ),
+    options: { roundBytes: 131072 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'an external data file, whose offsets are those of tables in this one',
+    image: last(
+      small({ dataFile: true, dataFileRaw: true, virtualSize: 1 << 20 })
+        .writeRange(0, 70)
+        .write(200)
+        .zero(201)
+        .writeRange(2000, 20)
+        .zero(300, { allocated: true })
+        .write(900)
+        .write(1300)
+        .layout({ junk: 14, leaks: 3 }),
+      /L2/,
+    ),
+    options: { roundBytes: 1024 },
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'legacy AES encryption',
+    image: shared({ encryption: 1 }).layout({ shuffle: true, junk: 20 }),
+    options: { roundBytes: 4096 },
+    happened: shorter,
+  },
+  {
+    name: 'LUKS encryption: the tables move between the data, which stay',
+    image: last(
+      shared({ encryption: 2 }).discard(4).layout({ junk: 20, leaks: 3 }),
+      /^(refcount|snapshot|L1|L2)/,
+    ),
+    options: { roundBytes: 1024 },
+    happened: both(
+      both(shorter, leaksGone),
+      (_, after) => inspect(after).liveClusters < inspect(after).clusterCount,
+    ),
+  },
+  {
+    name: 'LUKS encryption: data at the front, so that nothing unused remains',
+    image: first(
+      shared({ encryption: 2, refcountOrder: 5 }).snapshot('b').write(1).layout({ junk: 30, gap: 200 }),
+      /^(data|LUKS)/,
+    ),
+    options: { roundBytes: 2048 },
+    happened: both(shorter, (_, after) => inspect(after).liveClusters === inspect(after).clusterCount),
+  },
+  {
+    name: 'LUKS encryption: L1 tables of several clusters among the data',
+    image: last(
+      shared({ encryption: 2, l1Size: 150 }).snapshot('b').write(9).layout({ junk: 9, gap: 7 }),
+      /^(L1|L2)/,
+    ),
+    options: { roundBytes: 4096 },
+    happened: both(
+      shorter,
+      changed(({ l1Offset }) => l1Offset),
+    ),
+  },
+  {
+    name: 'LUKS encryption: junk is punched',
+    image: shared({ encryption: 2 }).layout({ shuffle: true, junk: 20, leaks: 15 }),
+    erase: { punch: true },
+    happened: both(leaksGone, (before, after) => before.length === after.length),
+  },
+  {
     name: 'a backing file',
     image: shared({ backingFile: 'base.raw', backingFormat: 'raw', featureNames: 3 }).layout({
       shuffle: true,

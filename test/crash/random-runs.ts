@@ -1,6 +1,6 @@
 /** Recorded runs over small random images. */
 import { Random } from '../support/random.js';
-import { randomImage } from '../support/random-image.js';
+import { type RandomImageOverrides, randomImage } from '../support/random-image.js';
 import { fullRanges } from '../support/tight-image.js';
 import { type RecordedRun, recordCompaction, recordErasing } from './recorded-run.js';
 
@@ -12,6 +12,7 @@ export async function randomRun(seed: number): Promise<RecordedRun & { descripti
   const image = randomImage(seed, {
     clusterBits,
     maxClusters: clusterBits < 11 ? 80 : 30,
+    ...featuresOf(seed),
     layout: random.chance(0.6) ? { junk: random.between(5, 40), shuffle: true } : {},
   });
   if (random.chance(0.06)) {
@@ -32,6 +33,13 @@ export async function randomRun(seed: number): Promise<RecordedRun & { descripti
   } catch (error) {
     throw new Error(`seed ${seed}: ${description}`, { cause: error });
   }
+}
+
+/** Of some seeds; without a call of the generator, so that the others stay as they are. */
+function featuresOf(seed: number): RandomImageOverrides {
+  if (seed % 8 === 3) return { features: { encryption: 2 } };
+  if (seed % 16 === 5) return { version: 3, features: { dataFile: true } };
+  return {};
 }
 
 async function tightRun(seed: number, random: Random): Promise<RecordedRun & { description: string }> {

@@ -86,7 +86,15 @@ describe('compacting', () => {
 
 describe('--json', () => {
   const ENTRY = ['path', 'ok', 'mode', 'outcome', 'error'];
-  const FIGURES = ['formatVersion', 'clusterBytes', 'virtualBytes', 'snapshotCount', 'clusters', 'notices'];
+  const FIGURES = [
+    'formatVersion',
+    'clusterBytes',
+    'virtualBytes',
+    'snapshotCount',
+    'pinnedClusters',
+    'clusters',
+    'notices',
+  ];
   const PLAN = ['lengthBefore', 'lengthAfter', 'clustersToMove', 'bytesToCopy'];
   const MODES = {
     compact: {

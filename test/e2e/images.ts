@@ -5,20 +5,27 @@ import { seekSync } from 'fs-ext';
 import { expect } from 'vitest';
 import { inspect, minimalClusterCount } from '../support/oracle.js';
 import { readLayout, readOffset, type ImageLayout } from '../support/oracle-layout.js';
-import { checkImage, qemuImg, qemuIo } from '../support/qemu.js';
+import { type Encryption, checkImage, qemuImg, qemuIo, secretObject } from '../support/qemu.js';
 
-/** Digest of the active layer and of each snapshot by name, as `qemu-img convert` reads them into `scratch`. */
-export function digests(image: string, scratch = `${image}.raw`): Record<string, string> {
-  const result: Record<string, string> = { active: digest(image, scratch) };
+/**
+ * Digest of the active layer and of each snapshot by name, as `qemu-img convert` reads them into `scratch`;
+ * `source`: how it is told to open the image.
+ */
+export function digests(
+  image: string,
+  scratch = `${image}.raw`,
+  source: readonly string[] = ['-f', 'qcow2', image],
+): Record<string, string> {
+  const result: Record<string, string> = { active: digest(source, scratch) };
   for (const { name, id } of layoutOf(image).snapshots) {
-    result[`snapshot ${name}`] = digest(image, scratch, `snapshot.id=${id}`);
+    result[`snapshot ${name}`] = digest(source, scratch, `snapshot.id=${id}`);
   }
   return result;
 }
 
-function digest(image: string, raw: string, layer?: string): string {
+function digest(source: readonly string[], raw: string, layer?: string): string {
   const select = layer === undefined ? [] : ['-l', layer];
-  qemuImg('convert', '-f', 'qcow2', '-O', 'raw', ...select, image, raw);
+  qemuImg('convert', '-O', 'raw', ...select, ...source, raw);
   try {
     return hashContent(raw);
   } finally {
@@ -100,8 +107,8 @@ export function fixedHeader(image: string): string {
 }
 
 /** No corruption, no leak, no cluster more than its live data needs. */
-export function expectMinimal(image: string, extraClusters = 0): void {
-  expect(checkImage(image)).toEqual({ corruptions: 0, leaks: 0, errors: 0 });
+export function expectMinimal(image: string, extraClusters = 0, encryption?: Encryption): void {
+  expect(checkImage(image, encryption)).toEqual({ corruptions: 0, leaks: 0, errors: 0 });
   const bytes = fs.readFileSync(image);
   const inspection = inspect(bytes);
   expect(inspection.corruptions).toEqual([]);
@@ -118,9 +125,20 @@ export function expectValid(image: string): void {
 }
 
 /** Runs commands through QEMU; what the guest discards becomes junk that keeps its bytes in the host file. */
-export function guestIo(image: string, commands: readonly string[]): void {
-  const options = `driver=qcow2,file.filename=${image.replaceAll(',', ',,')},discard=unmap,pass-discard-request=off`;
-  qemuIo(options, commands, ['--image-opts']);
+export function guestIo(image: string, commands: readonly string[], encryption?: Encryption): void {
+  const options = `${openOptions(image, encryption)},discard=unmap,pass-discard-request=off`;
+  qemuIo(options, commands, [...(encryption ? secretObject(encryption) : []), '--image-opts']);
+}
+
+/** The image in the words of `--image-opts`; its key goes by the id of `secretObject`. */
+function openOptions(image: string, encryption?: Encryption): string {
+  const key = encryption ? `,encrypt.format=${encryption.format},encrypt.key-secret=key` : '';
+  return `driver=qcow2,file.filename=${image.replaceAll(',', ',,')}${key}`;
+}
+
+/** How `digests` tells QEMU to open an encrypted image. */
+export function encryptedSource(image: string, encryption: Encryption): string[] {
+  return [...secretObject(encryption), '--image-opts', openOptions(image, encryption)];
 }
 
 /** A disk of 1 MiB, all written in pieces of 128 KiB, every second one discarded: about half is junk. */

@@ -6,6 +6,7 @@ import {
   refcountTableReservedBits,
   retargetEntry,
   setCopied,
+  subclusterFault,
 } from '../../src/format/entries.js';
 import { readWord, viewOf, wordOf, writeWord } from '../../src/format/words.js';
 import { hex } from './bytes.js';
@@ -70,9 +71,30 @@ describe('entries', () => {
       );
     const bits = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, i) => from + i);
     expect(reserved(l1ReservedBits)).toEqual([...bits(0, 8), ...bits(56, 62)]);
-    expect(reserved((hi, lo) => l2ReservedBits(hi, lo, 3))).toEqual([...bits(1, 8), ...bits(56, 61)]);
-    expect(reserved((hi, lo) => l2ReservedBits(hi, lo, 2))).toEqual([...bits(0, 8), ...bits(56, 61)]);
+    expect(reserved((hi, lo) => l2ReservedBits(hi, lo, true))).toEqual([...bits(1, 8), ...bits(56, 61)]);
+    expect(reserved((hi, lo) => l2ReservedBits(hi, lo, false))).toEqual([...bits(0, 8), ...bits(56, 61)]);
     expect(reserved(refcountTableReservedBits)).toEqual([...bits(0, 8), ...bits(56, 63)]);
+  });
+});
+
+describe('the second word of an extended L2 entry', () => {
+  const standard = 0x8000_0000;
+  const compressed = 0x4000_0000;
+  test.each([
+    ['nothing allocated', standard, true, 0, 0, null],
+    ['every subcluster allocated', standard, true, 0, 0xffff_ffff, null],
+    ['all reads as zeroes, without a cluster', 0, false, 0xffff_ffff, 0, null],
+    ['some of each', standard, true, 0x8000_0001, 0x7fff_fffe, null],
+    ['the highest subcluster both', standard, true, 0x8000_0000, 0x8000_0000, /at the same time/],
+    ['the lowest subcluster both', standard, true, 1, 0xffff_ffff, /at the same time/],
+    ['allocated in no cluster', 0, false, 0, 1, /without a cluster/],
+    ['compressed', compressed, true, 0, 0, null],
+    ['compressed, with a bitmap', compressed, true, 0, 1, /compressed/],
+    ['compressed, with the other bitmap', compressed, true, 1, 0, /compressed/],
+  ])('%s', (_, hi, hasCluster, zero, allocated, fault) => {
+    const found = subclusterFault(hi | 0, hasCluster, zero | 0, allocated | 0);
+    if (fault === null) expect(found).toBeNull();
+    else expect(found).toMatch(fault);
   });
 });
 

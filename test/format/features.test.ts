@@ -8,7 +8,7 @@ import { hex, patched } from './bytes.js';
 const plain = image({ clusterBits: 12 }).write(0).build();
 
 function refusalOf(bytes: Uint8Array): QcowError | null {
-  const cluster0 = bytes.subarray(0, 4096);
+  const cluster0 = bytes.subarray(0, 16384);
   try {
     const header = parseHeader(cluster0);
     requireSupported(header, parseExtensions(cluster0, header), cluster0);
@@ -27,12 +27,11 @@ describe('what is refused', () => {
   test.each([
     ['the dirty bit', incompatible('0000000000000001'), 'CORRUPT', /marked dirty.*qemu-img check -r all/],
     ['the corrupt bit', incompatible('0000000000000002'), 'CORRUPT', /marked corrupt.*qemu-img check -r all/],
-    ['an external data file', incompatible('0000000000000004'), 'UNSUPPORTED', /external data file/],
     [
-      'extended L2 entries',
-      patched(incompatible('0000000000000010'), 24, '0000000000001000'),
-      'UNSUPPORTED',
-      /extended L2/,
+      'extended L2 entries in clusters of 4 KiB',
+      incompatible('0000000000000010'),
+      'CORRUPT',
+      /cluster_bits .* 14 or more/,
     ],
     ['the lowest unknown bit', incompatible('0000000000000020'), 'UNSUPPORTED', /feature bit 5,/],
     ['an unknown bit in the upper half', incompatible('0000010000000000'), 'UNSUPPORTED', /feature bit 40,/],
@@ -46,18 +45,18 @@ describe('what is refused', () => {
       'UNSUPPORTED',
       /compression type 2/,
     ],
-    ['AES', patched(plain, 32, '00000001'), 'UNSUPPORTED', /encrypted/],
-    ['LUKS', patched(plain, 32, '00000002'), 'UNSUPPORTED', /encrypted/],
-    ['a LUKS header', patched(plain, 112, '0537be77 00000010'), 'UNSUPPORTED', /encryption header/],
+    ['an unknown encryption', patched(plain, 32, '00000003'), 'UNSUPPORTED', /encryption method 3/],
+    ['another', patched(plain, 32, 'ffffffff'), 'UNSUPPORTED', /encryption method 4294967295/],
     ['bitmaps', patched(plain, 112, '23852875 00000018'), 'UNSUPPORTED', /persistent bitmaps/],
     [
-      'a data file name',
+      'a data file name without the feature',
       patched(plain, 112, '44415441 00000003'),
       'UNSUPPORTED',
       /names an external data file/,
     ],
     ['the autoclear bit of bitmaps', autoclear('0000000000000001'), 'UNSUPPORTED', /persistent bitmaps/],
-    ['another autoclear bit', autoclear('0000000000000002'), 'UNSUPPORTED', /autoclear feature bit 1,/],
+    ['a raw data file that is none', autoclear('0000000000000002'), 'CORRUPT', /marked raw/],
+    ['another autoclear bit', autoclear('0000000000000004'), 'UNSUPPORTED', /autoclear feature bit 2,/],
     ['an autoclear bit in the upper half', autoclear('0000000100000000'), 'UNSUPPORTED', /feature bit 32,/],
   ])('%s', (_, bytes, code, message) => {
     const refusal = refusalOf(bytes);
@@ -73,6 +72,15 @@ describe('what is refused', () => {
     ['zstd, which need not be understood to be moved', patched(incompatible('0000000000000008'), 104, '01')],
     ['unknown extensions', image({ clusterBits: 12 }).extension(0x7e570001, hex('0102')).build()],
     ['a feature name table', image({ clusterBits: 12, featureNames: 8 }).build()],
+    ['extended L2 entries', image({ clusterBits: 14, extendedL2: true }).write(0).build()],
+    ['an external data file', incompatible('0000000000000004')],
+    ['a raw one', patched(incompatible('0000000000000004'), 88, '0000000000000002')],
+    [
+      'the name of one',
+      patched(patched(plain, 72, '0000000000000004'), 112, '44415441 00000003 61616100 00000000'),
+    ],
+    ['LUKS', patched(plain, 32, '00000002')],
+    ['legacy AES', patched(plain, 32, '00000001')],
     ['a backing file', image({ clusterBits: 12, backingFile: 'gone.qcow2', backingFormat: 'qcow2' }).build()],
     ['version 2', image({ version: 2 }).write(0).build()],
   ])('not %s', (_, bytes) => {

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { image } from '../support/image-builder.js';
 import { guestView, inspect, readGuest } from '../support/oracle.js';
-import { checkImage, qemuImg, qemuIo } from '../support/qemu.js';
+import { checkBuiltImage, checkImage, qemuImg, qemuIo } from '../support/qemu.js';
 import { temporaryDirectory } from './temporary-directory.js';
 
 const directory = temporaryDirectory();
@@ -129,4 +130,16 @@ test('an image left dirty, whose refcounts mean nothing, is not called valid', (
   create('cluster_size=4096,lazy_refcounts=on', '4M');
   expect(() => qemuIo(path, ['write -P 1 0 64k', 'flush', 'abort'])).toThrow();
   expect(inspect(readFileSync(path)).corruptions.join('\n')).toContain('incompatible features 0x1');
+});
+
+test.each([
+  ['legacy AES', { encryption: 1 }],
+  ['LUKS', { encryption: 2 }],
+  ['an external data file', { dataFile: true }],
+  ['extended L2 entries', { extendedL2: true, clusterBits: 14 }],
+] as const)('qemu-img checks what the builder makes with %s', (_, options) => {
+  const bytes = image(options).writeRange(0, 20).zero(3).layout({ junk: 9, shuffle: true }).build();
+  const leaks = 'encryption' in options && options.encryption === 2 ? 3 : 0;
+  const found = checkBuiltImage(directory.path('built.qcow2'), bytes);
+  expect(found).toEqual({ corruptions: 0, leaks, errors: 0 });
 });

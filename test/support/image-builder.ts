@@ -22,6 +22,10 @@ export interface ImageOptions extends HeaderOptions {
   /** Entries of the active L1 table, when more than the virtual size needs. */
   readonly l1Size?: number;
   readonly seed?: number;
+  /** L2 entries of 16 bytes; needs clusters of 16 KiB or more. */
+  readonly extendedL2?: boolean;
+  /** Keeps the guest's data in another file, which is not made. */
+  readonly dataFile?: boolean;
 }
 
 export interface SnapshotOptions {
@@ -47,13 +51,16 @@ export class ImageBuilder {
     const clusterBits = options.clusterBits ?? 9;
     const clusterSize = 2 ** clusterBits;
     const version = options.version ?? 3;
-    const bytesPerL2 = clusterSize * (clusterSize / 8);
+    const l2EntrySize = options.extendedL2 === true ? 16 : 8;
+    const bytesPerL2 = clusterSize * (clusterSize / l2EntrySize);
     const format: ImageFormat = {
       version,
       clusterBits,
       clusterSize,
       refcountOrder: options.refcountOrder ?? 4,
       virtualSize: options.virtualSize ?? 4 * bytesPerL2,
+      l2EntrySize,
+      dataFile: options.dataFile ?? false,
     };
     if (version === 2 && format.refcountOrder !== 4) {
       throw new Error('version 2 has 16-bit refcounts only');
@@ -107,6 +114,13 @@ export class ImageBuilder {
     }
     const data = allocated ? this.newData() : null;
     this.model.setEntry(this.model.active, guestCluster, { zero: true, data });
+    return this;
+  }
+
+  /** As `write`, but of an extended entry with these bitmaps; neither bit set: preallocated, or backed. */
+  writeSubclusters(guestCluster: number, subclusters: { zero: number; allocated: number }): this {
+    const entry = { zero: false, data: this.newData(), subclusters };
+    this.model.setEntry(this.model.active, guestCluster, entry);
     return this;
   }
 

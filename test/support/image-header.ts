@@ -18,6 +18,10 @@ export interface HeaderOptions {
   readonly backingFormat?: string;
   /** Of compressed clusters; zstd only in version 3, with a header of 112 bytes. */
   readonly compressionType?: 'zlib' | 'zstd';
+  /** 1: legacy AES; 2: LUKS, with a header of three clusters. */
+  readonly encryption?: 1 | 2;
+  /** Autoclear bit 1, of an external data file. */
+  readonly dataFileRaw?: boolean;
 }
 
 export interface HeaderFields {
@@ -27,9 +31,12 @@ export interface HeaderFields {
   readonly refcountTableClusters: number;
   readonly snapshotCount: number;
   readonly snapshotsOffset: number;
+  /** Where the LUKS header is, and its bytes. */
+  readonly encryptionHeader: { readonly offset: number; readonly length: number } | null;
 }
 
 export const FEATURE_NAMES = 0x6803f857;
+export const ENCRYPTION_HEADER = 0x0537be77;
 export const BACKING_FORMAT = 0xe2792aca;
 
 const KNOWN_FEATURES: readonly (readonly [type: number, bit: number, name: string])[] = [
@@ -56,6 +63,7 @@ export function encodeHeader(
   cluster.writeUInt32BE(format.version, 4);
   cluster.writeUInt32BE(format.clusterBits, 20);
   writeOffset(cluster, format.virtualSize, 24);
+  cluster.writeUInt32BE(options.encryption ?? 0, 32);
   cluster.writeUInt32BE(fields.l1Size, 36);
   writeOffset(cluster, fields.l1Offset, 40);
   writeOffset(cluster, fields.refcountTableOffset, 48);
@@ -63,6 +71,8 @@ export function encodeHeader(
   cluster.writeUInt32BE(fields.snapshotCount, 60);
   writeOffset(cluster, fields.snapshotsOffset, 64);
   if (format.version === 3) {
+    cluster.writeUInt32BE((format.l2EntrySize === 16 ? 0x10 : 0) + (format.dataFile ? 4 : 0), 76);
+    cluster.writeUInt32BE(options.dataFileRaw === true ? 2 : 0, 92);
     cluster.writeUInt32BE(options.lazyRefcounts === true ? 1 : 0, 84);
     cluster.writeUInt32BE(format.refcountOrder, 96);
     cluster.writeUInt32BE(headerLength, 100);
@@ -71,12 +81,12 @@ export function encodeHeader(
     if (headerLength < 112) {
       throw new Error(`a header of ${headerLength} bytes has no compression type`);
     }
-    cluster[79] = 1 << 3;
+    cluster[79]! |= 1 << 3;
     cluster[104] = 1;
   }
 
   let end = headerLength;
-  for (const { type, data } of allExtensions(options)) {
+  for (const { type, data } of allExtensions(options, fields)) {
     const next = end + 8 + Math.ceil(data.length / 8) * 8;
     requireRoom(next, format);
     cluster.writeUInt32BE(type, end);
@@ -128,8 +138,14 @@ export function encodeSnapshotTable(
   return Buffer.concat(parts);
 }
 
-function allExtensions(options: HeaderOptions): HeaderExtension[] {
+function allExtensions(options: HeaderOptions, { encryptionHeader }: HeaderFields): HeaderExtension[] {
   const result: HeaderExtension[] = [];
+  if (encryptionHeader !== null) {
+    const data = Buffer.alloc(16);
+    writeOffset(data, encryptionHeader.offset, 0);
+    writeOffset(data, encryptionHeader.length, 8);
+    result.push({ type: ENCRYPTION_HEADER, data });
+  }
   if (options.backingFormat !== undefined) {
     result.push({ type: BACKING_FORMAT, data: Buffer.from(options.backingFormat) });
   }

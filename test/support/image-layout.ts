@@ -103,6 +103,7 @@ class Layout {
   private readonly header = new Unit('header', 1);
   private readonly refcountTable: Unit;
   private readonly snapshotTable: Unit | null;
+  private readonly encryptionHeader: Unit | null;
   private readonly snapshotTableLength: number;
   private readonly blocks = new Map<number, Unit>();
   private readonly byPart = new Map<Part, Unit>();
@@ -127,6 +128,8 @@ class Layout {
       this.snapshotTableLength === 0
         ? null
         : new Unit('snapshot table', this.clustersFor(this.snapshotTableLength));
+
+    this.encryptionHeader = headerOptions.encryption === 2 ? new Unit('LUKS header', LUKS_CLUSTERS) : null;
 
     const streams = this.streamUnits();
     const tail = options.compressedTail === true ? streams.splice(-1) : [];
@@ -222,6 +225,9 @@ class Layout {
     if (this.snapshotTable !== null) {
       result.push(this.snapshotTable);
     }
+    if (this.encryptionHeader !== null) {
+      result.push(this.encryptionHeader);
+    }
     for (const { id, l1 } of model.snapshots) {
       add(`L1 of ${id}`, this.clustersFor(l1.size * 8), l1);
     }
@@ -233,7 +239,12 @@ class Layout {
       add(`L2 ${name}`, 1, table, refcounts.get(table));
       for (const entry of table.entries.values()) {
         const dataName = entry.data === null ? undefined : data.get(entry.data);
-        if (entry.data !== null && dataName !== undefined && data.delete(entry.data)) {
+        if (
+          entry.data !== null &&
+          dataName !== undefined &&
+          data.delete(entry.data) &&
+          !model.format.dataFile
+        ) {
           add(`data ${dataName}`, 1, entry.data, refcounts.get(entry.data));
         }
       }
@@ -377,6 +388,9 @@ class Layout {
       const offsets = this.model.snapshots.map(({ l1 }) => this.offsetOf(l1));
       return this.withTail(encodeSnapshotTable(this.model.snapshots, offsets), unit);
     }
+    if (unit === this.encryptionHeader) {
+      return this.random.bytes(unit.clusters * this.clusterSize);
+    }
     for (const [index, block] of this.blocks) {
       if (block === unit) {
         return this.blockContent(index);
@@ -442,6 +456,14 @@ class Layout {
       refcountTableClusters: this.refcountTable.clusters,
       snapshotCount: model.snapshots.length,
       snapshotsOffset: snapshotTable === null ? 0 : snapshotTable.at * this.clusterSize,
+      encryptionHeader:
+        this.encryptionHeader === null
+          ? null
+          : {
+              offset: this.encryptionHeader.at * this.clusterSize,
+              // Its last cluster is not full.
+              length: this.encryptionHeader.clusters * this.clusterSize - 100,
+            },
     };
     return encodeHeader(
       model.format,
@@ -486,21 +508,32 @@ class Layout {
   private l2Content(table: L2Unit): Uint8Array {
     const content = Buffer.alloc(this.clusterSize);
     const active = [...this.model.active.tables.values()].includes(table);
-    for (const [index, { zero, data, extent }] of table.entries) {
+    const size = this.model.format.l2EntrySize;
+    const { clusterBits, dataFile } = this.model.format;
+    for (const [index, { zero, data, extent, subclusters }] of table.entries) {
       if (extent !== undefined) {
-        const { clusterBits } = this.model.format;
-        const descriptor = compressedDescriptor(
-          this.offsetOfExtent(extent),
-          extent.content.length,
-          clusterBits,
-        );
-        content.writeBigUInt64BE(descriptor, index * 8);
+        const offset = this.offsetOfExtent(extent);
+        const descriptor = compressedDescriptor(offset, extent.content.length, clusterBits);
+        content.writeBigUInt64BE(descriptor, index * size);
         continue;
       }
-      const offset = data === null ? 0 : this.offsetOf(data);
-      writeEntry(content, index * 8, offset, data !== null && this.copied(data, active), zero);
+      const external = dataFile ? this.guestOffset(table, index) : null;
+      const offset = data === null ? 0 : (external ?? this.offsetOf(data));
+      const copied = data !== null && (external !== null || this.copied(data, active));
+      writeEntry(content, index * size, offset, copied, zero && size === 8);
+      if (size === 16) {
+        const bitmaps = subclusters ?? { zero: zero ? ALL : 0, allocated: zero || data === null ? 0 : ALL };
+        content.writeUInt32BE(bitmaps.zero, index * size + 8);
+        content.writeUInt32BE(bitmaps.allocated, index * size + 12);
+      }
     }
     return content;
+  }
+
+  private guestOffset(table: L2Unit, index: number): number {
+    const { active, entriesPerL2 } = this.model;
+    const l1Index = [...active.tables].find(([, found]) => found === table)?.[0] ?? 0;
+    return (l1Index * entriesPerL2 + index) * this.clusterSize;
   }
 
   private copied(part: Part, active: boolean): boolean {
@@ -518,7 +551,11 @@ class Layout {
     const { random, clusterSize } = this;
     const content = Uint8Array.from(this.image);
     for (const unit of this.units) {
-      const used = unit === this.header || unit === this.refcountTable || unit === this.snapshotTable;
+      const used =
+        unit === this.header ||
+        unit === this.refcountTable ||
+        unit === this.snapshotTable ||
+        unit === this.encryptionHeader;
       if (used || unit.part !== null || [...this.blocks.values()].includes(unit)) {
         continue;
       }
@@ -555,6 +592,11 @@ class Layout {
     return length - this.clusterSize + this.random.between(meaningful, this.clusterSize);
   }
 }
+
+const LUKS_CLUSTERS = 3;
+
+/** A bit for each of the 32 subclusters. */
+const ALL = 0xffffffff;
 
 function units(name: string, count: number | undefined, refcount: number | (() => number)): Unit[] {
   return Array.from(

@@ -24,6 +24,8 @@ export interface L2Entry {
   readonly data: DataUnit | null;
   /** Instead of data. */
   readonly extent?: ExtentUnit;
+  /** Of an extended entry whose bitmaps are not what `zero` and `data` say: one bit a subcluster. */
+  readonly subclusters?: { readonly zero: number; readonly allocated: number };
 }
 
 export class L2Unit {
@@ -65,6 +67,10 @@ export interface ImageFormat {
   readonly clusterSize: number;
   readonly refcountOrder: number;
   readonly virtualSize: number;
+  /** Extended L2 entries have 16 bytes. */
+  readonly l2EntrySize: 8 | 16;
+  /** Clusters of data are in another file, each where the guest has it. */
+  readonly dataFile: boolean;
 }
 
 export class ImageModel {
@@ -81,7 +87,7 @@ export class ImageModel {
   }
 
   get entriesPerL2(): number {
-    return this.format.clusterSize / 8;
+    return this.format.clusterSize / this.format.l2EntrySize;
   }
 
   get maxRefcount(): number {

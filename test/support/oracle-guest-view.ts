@@ -42,6 +42,7 @@ export function compareGuestView(before: GuestView, bytes: Uint8Array): string |
   }
   return (
     compareHeaders(before.layout, after) ??
+    compareEncryptionHeaders(before.layout, after) ??
     compareSnapshotTables(before.layout, after) ??
     new Comparison(before.layout, after).run()
   );
@@ -56,11 +57,11 @@ export function readGuest(view: GuestView, layer = -1): Uint8Array {
   const { clusterSize, virtualSize } = layout;
   const { l1Offset, l1Size } = layer < 0 ? layout : snapshotAt(layout, layer);
   const result = new Uint8Array(virtualSize);
-  const entries = clusterSize / 8;
+  const entries = clusterSize / layout.l2EntrySize;
   for (let guest = 0; guest * clusterSize < virtualSize; guest++) {
     const l1Index = Math.floor(guest / entries);
     const l2 = l1Index < l1Size ? targetAt(layout, l1Offset + l1Index * 8) : 0;
-    const slot = l2 + (guest % entries) * 8;
+    const slot = l2 + (guest % entries) * layout.l2EntrySize;
     const kind = l2 === 0 ? UNALLOCATED : kindAt(layout, slot);
     if (kind === PRESENT || kind === COMPRESSED) {
       const start = targetAt(layout, slot);
@@ -110,6 +111,17 @@ function compareHeaders(before: ImageLayout, after: ImageLayout): string | null 
     }
   }
   return null;
+}
+
+/** What leads to it is part of the header cluster. */
+function compareEncryptionHeaders(before: ImageLayout, after: ImageLayout): string | null {
+  if (before.encryptionHeader === null) {
+    return null;
+  }
+  const { offset, length } = before.encryptionHeader;
+  return sameBytes(before.image, offset, after.image, offset, length)
+    ? null
+    : 'the encryption header differs';
 }
 
 /** All of each entry counts, except where the snapshot's L1 table is. */
@@ -190,24 +202,54 @@ class Comparison {
     if (l2Before + clusterSize > before.image.length || l2After + clusterSize > after.image.length) {
       return 'L2 table beyond the end of the file';
     }
-    for (let position = 0; position < clusterSize; position += 8) {
+    const { l2EntrySize, dataFile } = before;
+    for (let position = 0; position < clusterSize; position += l2EntrySize) {
+      if (dataFile) {
+        if (!this.sameWords(l2Before + position, l2After + position, l2EntrySize)) {
+          return `L2 entry ${position / l2EntrySize}: it changed, but is of an external data file`;
+        }
+        continue;
+      }
       const kind = l2Before === 0 ? UNALLOCATED : kindAt(before, l2Before + position);
       const kindAfter = l2After === 0 ? UNALLOCATED : kindAt(after, l2After + position);
       if (kind !== kindAfter) {
-        return `L2 entry ${position / 8}: was ${KIND_NAMES[kind]}, is ${KIND_NAMES[kindAfter]}`;
+        return `L2 entry ${position / l2EntrySize}: was ${KIND_NAMES[kind]}, is ${KIND_NAMES[kindAfter]}`;
+      }
+      if (l2EntrySize === 16 && !this.sameWords(l2Before + position + 8, l2After + position + 8, 8)) {
+        return `L2 entry ${position / l2EntrySize}: the bitmaps of subclusters differ`;
+      }
+      if (
+        before.encryptionHeader !== null &&
+        kind === PRESENT &&
+        targetAt(before, l2Before + position) !== targetAt(after, l2After + position)
+      ) {
+        return `L2 entry ${position / l2EntrySize}: the encrypted data were moved`;
       }
       if (
         kind === PRESENT &&
         !this.sameData(targetAt(before, l2Before + position), targetAt(after, l2After + position))
       ) {
-        return `L2 entry ${position / 8}: the data differ`;
+        return `L2 entry ${position / l2EntrySize}: the data differ`;
       }
       if (kind === COMPRESSED && !this.sameExtent(l2Before + position, l2After + position)) {
-        return `L2 entry ${position / 8}: the compressed data differ`;
+        return `L2 entry ${position / l2EntrySize}: the compressed data differ`;
       }
     }
     this.equalL2[memo] = l2After / clusterSize + 1;
     return null;
+  }
+
+  /** An L2 table at 0 is none: all zero. */
+  private sameWords(from: number, to: number, length: number): boolean {
+    const { before, after } = this;
+    const word = ({ view }: ImageLayout, position: number) =>
+      position < before.clusterSize ? 0n : view.getBigUint64(position);
+    for (let at = 0; at < length; at += 8) {
+      if (word(before, from + at) !== word(after, to + at)) {
+        return false;
+      }
+    }
+    return true;
   }
 
   private sameData(from: number, to: number): boolean {
@@ -250,7 +292,7 @@ function kindAt(layout: ImageLayout, slot: number): number {
   if ((high & 0x40000000) !== 0) {
     return COMPRESSED;
   }
-  if ((low & 1) !== 0) {
+  if ((low & 1) !== 0 && layout.l2EntrySize === 8) {
     return ZERO;
   }
   return (high & 0x00ffffff) === 0 && (low & 0xfffffe00) === 0 ? UNALLOCATED : PRESENT;

@@ -26,6 +26,12 @@ export interface ImageLayout {
   readonly clusterBits: number;
   readonly clusterSize: number;
   readonly clusterCount: number;
+  /** 16 where they are extended: then the second word is a bitmap of subclusters. */
+  readonly l2EntrySize: 8 | 16;
+  /** L2 entries name offsets in another file. */
+  readonly dataFile: boolean;
+  /** Encrypted with LUKS: data can only be read where they are, and so can this region. */
+  readonly encryptionHeader: { readonly offset: number; readonly length: number } | null;
   readonly virtualSize: number;
   readonly l1Offset: number;
   readonly l1Size: number;
@@ -43,8 +49,11 @@ export interface ImageLayout {
 
 const MAGIC = 0x514649fb;
 const MAX_SNAPSHOTS = 65536;
-/** Incompatible feature bits that the oracle knows how to read: only the compression type. */
-const READABLE_FEATURES = 0b1000;
+const DATA_FILE = 0b100;
+const EXTENDED_L2 = 0b10000;
+/** Incompatible feature bits that the oracle knows how to read: these and the compression type. */
+const COMPRESSION_TYPE = 0b1000;
+const READABLE_FEATURES = COMPRESSION_TYPE | DATA_FILE | EXTENDED_L2;
 
 /** A string says why the file cannot be read as qcow2 at all. */
 export function readLayout(bytes: Uint8Array): ImageLayout | string {
@@ -74,9 +83,13 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
   const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
   const faults: string[] = [];
   let compressionType = 0;
+  const incompatible = version === 3 ? readOffset(view, 72) : 0;
+  const l2EntrySize = (incompatible & EXTENDED_L2) === 0 ? 8 : 16;
+  if (l2EntrySize === 16 && clusterBits < 14) {
+    faults.push(`header: cluster_bits ${clusterBits} with extended L2 entries`);
+  }
   if (version === 3) {
-    const incompatible = readOffset(view, 72);
-    if (incompatible !== 0 && incompatible !== READABLE_FEATURES) {
+    if (incompatible >= 2 ** 32 || (incompatible & ~READABLE_FEATURES) !== 0) {
       faults.push(`header: incompatible features 0x${incompatible.toString(16)}`);
     }
     const headerLength = view.getUint32(100);
@@ -87,13 +100,13 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
       compressionType = view.getUint8(104);
     }
     // There is only 0, zlib, and 1, zstd, which has the feature bit that says: not zlib.
-    if (compressionType !== (incompatible === READABLE_FEATURES ? 1 : 0)) {
+    if (compressionType !== ((incompatible & COMPRESSION_TYPE) !== 0 ? 1 : 0)) {
       faults.push(`header: compression type ${compressionType}, incompatible features ${incompatible}`);
     }
   }
   const virtualSize = readOffset(view, 24);
   const l1Size = view.getUint32(36);
-  if (l1Size < Math.ceil(virtualSize / (clusterSize * (clusterSize / 8)))) {
+  if (l1Size < Math.ceil(virtualSize / (clusterSize * (clusterSize / l2EntrySize)))) {
     faults.push(`header: an L1 table of ${l1Size} entries is too small for ${virtualSize} bytes`);
   }
   const snapshotCount = view.getUint32(60);
@@ -107,6 +120,9 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     clusterBits,
     clusterSize,
     clusterCount,
+    l2EntrySize,
+    dataFile: (incompatible & DATA_FILE) !== 0,
+    encryptionHeader: readEncryptionHeader(view, version === 3 ? view.getUint32(100) : 72, faults),
     virtualSize,
     l1Offset: readOffset(view, 40),
     l1Size,
@@ -119,6 +135,37 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     snapshots: table.snapshots,
     faults,
   };
+}
+
+/** Whether tables need neighbouring clusters, for which clusters that cannot move may leave no place. */
+export function hasLongTables(layout: ImageLayout): boolean {
+  const lengths = [layout, ...layout.snapshots].map(({ l1Size }) => l1Size * 8);
+  return [...lengths, layout.snapshotsLength].some((length) => length > layout.clusterSize);
+}
+
+/** The first encryption extension, which must be there exactly where the method is LUKS. */
+function readEncryptionHeader(
+  view: DataView,
+  headerLength: number,
+  faults: string[],
+): { offset: number; length: number } | null {
+  const isLuks = view.getUint32(32) === 2;
+  let at = headerLength;
+  const end = readOffset(view, 8) === 0 ? 2 ** view.getUint32(20) : readOffset(view, 8);
+  while (at + 8 <= end && view.getUint32(at) !== 0) {
+    if (view.getUint32(at) === 0x0537be77) {
+      if (!isLuks || view.getUint32(at + 4) !== 16) {
+        faults.push('header: an encryption extension that is not that of LUKS');
+        return null;
+      }
+      return { offset: readOffset(view, at + 8), length: readOffset(view, at + 16) };
+    }
+    at += 8 + Math.ceil(view.getUint32(at + 4) / 8) * 8;
+  }
+  if (isLuks) {
+    faults.push('header: LUKS without an encryption extension');
+  }
+  return null;
 }
 
 /** An unsigned 64-bit number; above 2^53 it is not exact, but still beyond the end of any file. */

@@ -28,6 +28,7 @@ const KINDS = [
   'L2 table',
   'data',
   'compressed data',
+  'encryption header',
 ];
 const HEADER = 1;
 const REFCOUNT_TABLE = 2;
@@ -37,6 +38,7 @@ const SNAPSHOT_TABLE = 5;
 const L2_TABLE = 6;
 const DATA = 7;
 const COMPRESSED = 8;
+const ENCRYPTION_HEADER = 9;
 /** From this kind on, several references to one cluster are legal. */
 const FIRST_SHARED = L2_TABLE;
 
@@ -59,17 +61,19 @@ export function inspect(bytes: Uint8Array): Inspection {
  * The least number of host clusters that a leak-free image of the same live data needs: its refcount
  * structures describe themselves too, so the least fixed point, approached from below. Compressed
  * extents count as what they need when squeezed sector by sector, which may be out of reach where
- * `refcountsLimitSharing`.
+ * `refcountsLimitSharing`. Of an image with LUKS no less than reaches to its last cluster of data or of the
+ * encryption header: these cannot move.
  */
 export function minimalClusterCount(bytes: Uint8Array): number {
   const { inspector, layout } = inspected(bytes);
   const compressed = Math.ceil((inspector.sectorsOfExtents() * 512) / layout.clusterSize);
   const others = inspector.uncompressedClusters() + compressed;
+  const pinned = inspector.clustersThatReachToTheLastPinned();
   const entriesPerBlock = (layout.clusterSize * 8) / 2 ** layout.refcountOrder;
-  let total = others;
+  let total = Math.max(others, pinned);
   for (;;) {
     const blocks = Math.ceil(total / entriesPerBlock);
-    const needed = others + blocks + Math.ceil((blocks * 8) / layout.clusterSize);
+    const needed = Math.max(pinned, others + blocks + Math.ceil((blocks * 8) / layout.clusterSize));
     if (needed === total) {
       return total;
     }
@@ -132,9 +136,16 @@ class Inspector {
     const { layout } = this;
     this.claim(HEADER, 0, layout.clusterSize, 1, 0);
     this.walkRefcounts();
+    if (layout.encryptionHeader !== null) {
+      const { offset, length } = layout.encryptionHeader;
+      this.claim(ENCRYPTION_HEADER, offset, length, 1, 0);
+    }
     this.walkL1(layout.l1Offset, layout.l1Size, true);
     if (layout.snapshotsLength > 0) {
       this.claim(SNAPSHOT_TABLE, layout.snapshotsOffset, layout.snapshotsLength, 1, 64);
+    }
+    if (layout.dataFile && layout.snapshots.length > 0) {
+      this.corruptions.push('header: snapshots with an external data file');
     }
     for (const snapshot of layout.snapshots) {
       if (layout.version === 3 && snapshot.extraSize < 16) {
@@ -198,6 +209,13 @@ class Inspector {
     }
   }
 
+  clustersThatReachToTheLastPinned(): number {
+    if (this.layout.encryptionHeader === null) {
+      return 0;
+    }
+    return Math.max(this.kinds.lastIndexOf(DATA), this.kinds.lastIndexOf(ENCRYPTION_HEADER)) + 1;
+  }
+
   private kindOf(cluster: number): string {
     return KINDS[(this.kinds[cluster] ?? 0) - 1] ?? 'unused';
   }
@@ -226,7 +244,7 @@ class Inspector {
 
   private count(kind: number, cluster: number, times: number, slot: number): void {
     const before = this.kinds[cluster] ?? 0;
-    if (before !== 0 && (before !== kind || kind < FIRST_SHARED)) {
+    if (before !== 0 && (before !== kind || kind < FIRST_SHARED || kind === ENCRYPTION_HEADER)) {
       this.fault(kind, cluster * this.layout.clusterSize, slot, `overlaps a ${KINDS[before - 1]}`);
     }
     this.kinds[cluster] = kind;
@@ -345,27 +363,60 @@ class Inspector {
   }
 
   private walkL2(l2Cluster: number): void {
-    const { view, clusterSize, version } = this.layout;
+    const { view, clusterSize, version, l2EntrySize, dataFile } = this.layout;
     const paths = this.paths[l2Cluster] ?? 0;
     const active = this.activeL2[l2Cluster] === 1;
     const end = (l2Cluster + 1) * clusterSize;
-    for (let slot = l2Cluster * clusterSize; slot < end; slot += 8) {
+    for (let slot = l2Cluster * clusterSize; slot < end; slot += l2EntrySize) {
       const high = view.getUint32(slot);
       const low = view.getUint32(slot + 4);
+      if (l2EntrySize === 16) {
+        this.checkSubclusters(high, low, slot);
+      }
       if (high === 0 && low === 0) {
         continue;
       }
-      if ((high & 0x40000000) !== 0) {
+      if ((high & 0x40000000) !== 0 && !dataFile) {
         this.countCompressed(high, low, paths, slot);
         continue;
       }
       const target = (high & 0x00ffffff) * 0x1_0000_0000 + ((low & 0xfffffe00) >>> 0);
-      if ((high & 0x3f000000) !== 0 || (low & 0x1fe) !== 0 || (version === 2 && (low & 1) !== 0)) {
+      if (
+        (high & 0x3f000000) !== 0 ||
+        (low & 0x1fe) !== 0 ||
+        ((version === 2 || l2EntrySize === 16) && (low & 1) !== 0)
+      ) {
         this.fault(DATA, target, slot, 'has reserved bits set');
       }
-      if (target !== 0 && this.claim(DATA, target, clusterSize, paths, slot) && active) {
+      if (dataFile) {
+        this.checkExternal(target, high, slot);
+      } else if (target !== 0 && this.claim(DATA, target, clusterSize, paths, slot) && active) {
         this.checkCopied(DATA, target / clusterSize, high, slot);
       }
+    }
+  }
+
+  private checkSubclusters(high: number, low: number, slot: number): void {
+    const zero = this.layout.view.getUint32(slot + 8);
+    const allocated = this.layout.view.getUint32(slot + 12);
+    const target = (high & 0x00ffffff) * 0x1_0000_0000 + ((low & 0xfffffe00) >>> 0);
+    if ((high & 0x40000000) !== 0) {
+      if (zero !== 0 || allocated !== 0) {
+        this.fault(COMPRESSED, target, slot, 'has a bitmap of subclusters');
+      }
+    } else if ((zero & allocated) !== 0 || (target === 0 && high >>> 31 === 0 && allocated !== 0)) {
+      this.fault(DATA, target, slot, `has subclusters allocated ${allocated} and zero ${zero}`);
+    }
+  }
+
+  /** Of an external data file: nothing is counted there, so every cluster counts as not shared. */
+  private checkExternal(target: number, high: number, slot: number): void {
+    if ((high & 0x40000000) !== 0) {
+      this.fault(COMPRESSED, target, slot, 'is in an external data file');
+    } else if (target % this.layout.clusterSize !== 0) {
+      this.fault(DATA, target, slot, 'of the external data file is not aligned');
+    } else if (target !== 0 && high >>> 31 === 0) {
+      this.fault(DATA, target, slot, 'of the external data file is without COPIED');
     }
   }
 

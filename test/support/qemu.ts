@@ -1,5 +1,6 @@
 /** Runs qemu-img and qemu-io, which judge our images; tests that need them fail without them, never skip. */
 import { execFileSync, spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 
 export interface QemuCheck {
   readonly corruptions: number;
@@ -37,12 +38,51 @@ export function qemuIo(image: string, commands: readonly string[], options: read
   return output;
 }
 
-/** What `qemu-img check` counts. Throws when it cannot open or read the image at all. */
-export function checkImage(path: string): QemuCheck {
+/** The key of an encrypted image: QEMU does not even check one without it. */
+export interface Encryption {
+  readonly format: 'luks' | 'aes';
+  readonly secret: string;
+}
+
+/** Arguments that make a secret known to qemu-img and qemu-io, by the id `key`. */
+export function secretObject({ secret }: Encryption): string[] {
+  return ['--object', `secret,id=key,data=${secret}`];
+}
+
+/**
+ * The same for an image of the builder in `path`, whose key or data file never existed: `bytes` are written there
+ * without encryption (so that a LUKS header is a leak), and an empty data file is lent to it.
+ */
+export function checkBuiltImage(path: string, bytes: Uint8Array): QemuCheck {
+  const copy = Buffer.from(bytes);
+  copy.writeUInt32BE(0, METHOD_AT);
+  const header = copy.subarray(0, Math.min(copy.length, 2 ** copy.readUInt32BE(20)));
+  const extension = header.indexOf(LUKS_EXTENSION);
+  if (extension >= 0) copy.writeUInt32BE(UNKNOWN_EXTENSION, extension);
+  writeFileSync(path, copy);
+  const hasDataFile = copy.readUInt32BE(4) === 3 && (copy.readUInt32BE(76) & 4) !== 0;
+  return checkImage(
+    path,
+    undefined,
+    hasDataFile ? { 'data-file': { driver: 'null-co', size: 2 ** 40 } } : {},
+  );
+}
+
+const METHOD_AT = 32;
+const LUKS_EXTENSION = Buffer.from('0537be7700000010', 'hex');
+const UNKNOWN_EXTENSION = 0x7e570000;
+
+/**
+ * What `qemu-img check` counts. Throws when it cannot open or read the image at all. `more`: further options of
+ * the block device.
+ */
+export function checkImage(path: string, encryption?: Encryption, more: object = {}): QemuCheck {
   requireQemu();
   // Named like this, the backing file need not exist.
   const options = { driver: 'qcow2', file: { driver: 'file', filename: path }, backing: null };
-  const args = ['check', '--output=json', `json:${JSON.stringify(options)}`];
+  const encrypt = encryption && { encrypt: { format: encryption.format, 'key-secret': 'key' } };
+  const args = ['check', '--output=json', ...(encryption ? secretObject(encryption) : [])];
+  args.push(`json:${JSON.stringify({ ...options, ...encrypt, ...more })}`);
   const { status, stdout, stderr } = spawnSync('qemu-img', args, { encoding: 'utf8', maxBuffer: 1 << 28 });
   // 0 clean, 2 corruptions, 3 leaks; 1 and 63 mean that no check took place.
   if (status !== 0 && status !== 2 && status !== 3) {

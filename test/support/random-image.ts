@@ -9,6 +9,8 @@ export interface RandomImageOverrides {
   readonly clusterBits?: number;
   readonly refcountOrder?: number;
   readonly version?: 2 | 3;
+  /** What the builder makes only when it is told to. */
+  readonly features?: Pick<ImageOptions, 'extendedL2' | 'dataFile' | 'encryption'>;
   /** About the most host clusters that the file may have; by default 400, with large clusters fewer. */
   readonly maxClusters?: number;
   /** No leaks of any kind, so that refcounts are exactly the references; by default one image in seven. */
@@ -36,10 +38,16 @@ export function randomImage(seed: number, overrides: RandomImageOverrides = {}):
   const clean = overrides.clean ?? random.chance(0.15);
   const format = { seed, version, clusterBits, refcountOrder } as const;
   const header = randomHeader(random, format);
-  const sizes = randomSizes(random, clusterBits, maxClusters);
+  const features = overrides.features ?? {};
+  const entriesPerL2 = 2 ** clusterBits / (features.extendedL2 === true ? 16 : 8);
+  const sizes = randomSizes(random, clusterBits, maxClusters, entriesPerL2);
+  // QEMU never writes compressed data where it encrypts, or to an external data file.
+  const mayCompress = features.dataFile !== true && features.encryption === undefined;
   // Numbers of their own, so that images without compressed clusters stay what they were.
-  const compression = randomCompression(new Random(seed + 0xc0), version, overrides.compressed);
-  const options: ImageOptions = { ...format, ...header, ...sizes, ...compression?.header };
+  const compression = mayCompress
+    ? randomCompression(new Random(seed + 0xc0), version, overrides.compressed)
+    : null;
+  const options: ImageOptions = { ...format, ...header, ...sizes, ...features, ...compression?.header };
 
   const builder = image(options);
   const guest = new RandomGuest(random, builder, options, clean, compression?.share ?? 0);
@@ -103,9 +111,13 @@ function randomCompression(
   };
 }
 
-function randomSizes(random: Random, clusterBits: number, maxClusters: number): ImageOptions {
+function randomSizes(
+  random: Random,
+  clusterBits: number,
+  maxClusters: number,
+  entriesPerL2: number,
+): ImageOptions {
   const clusterSize = 2 ** clusterBits;
-  const entriesPerL2 = clusterSize / 8;
   if (random.chance(0.02)) {
     return { virtualSize: 0, l1Size: random.int(3) };
   }
@@ -168,7 +180,7 @@ class RandomGuest {
     private readonly compressedShare: number,
   ) {
     // So that no path count is more than a refcount can hold, two aliases included.
-    this.maxLayers = [1, 3, 5][options.refcountOrder ?? 4] ?? 6;
+    this.maxLayers = options.dataFile === true ? 1 : ([1, 3, 5][options.refcountOrder ?? 4] ?? 6);
   }
 
   fill(target: number): void {
@@ -182,7 +194,7 @@ class RandomGuest {
       random.pick([
         () => this.write(),
         () => this.write(),
-        () => this.write(),
+        () => (this.options.extendedL2 === true ? this.writeSubclusters() : this.write()),
         () => this.zero(),
         () => this.discard(),
         () => this.snapshot(),
@@ -227,6 +239,15 @@ class RandomGuest {
       }
     }
     this.history.push(`${compress ? 'compress' : 'write'} ${first}+${end - first}`);
+  }
+
+  private writeSubclusters(): void {
+    const { random, builder } = this;
+    const cluster = this.cluster();
+    const zero = random.int(2 ** 32);
+    const allocated = random.chance(0.2) ? 0 : (random.int(2 ** 32) & ~zero) >>> 0;
+    builder.writeSubclusters(cluster, { zero, allocated });
+    this.history.push(`subclusters of ${cluster}: zero ${zero}, allocated ${allocated}`);
   }
 
   private zero(): void {
@@ -285,7 +306,12 @@ class RandomGuest {
 
   private alias(): void {
     const { builder, random } = this;
-    if ((this.options.refcountOrder ?? 4) < 2 || this.aliases >= 2 || !random.chance(0.3)) {
+    if (
+      (this.options.refcountOrder ?? 4) < 2 ||
+      this.options.dataFile === true ||
+      this.aliases >= 2 ||
+      !random.chance(0.3)
+    ) {
       return;
     }
     const from = this.cluster();

@@ -1,0 +1,47 @@
+/** The same promises for images with features that are no part of most images. */
+import { expect, test } from 'vitest';
+import type { BuiltUnit } from '../support/image-builder.js';
+import { type RandomImageOverrides, randomImage } from '../support/random-image.js';
+import { flawOf, randomOptions } from './flaw.js';
+
+const SEED = Number(process.env.SEED ?? 1_000);
+const COUNT = Number(process.env.COUNT ?? 60);
+
+/** So that the tables move, into gaps between what cannot. */
+function tablesLast(units: readonly BuiltUnit[]): BuiltUnit[] {
+  const isTable = ({ name }: BuiltUnit) => /^(refcount|snapshot|L1|L2)/.test(name);
+  return [...units.filter((unit) => !isTable(unit)), ...units.filter(isTable)];
+}
+
+const FEATURES: [string, RandomImageOverrides][] = [
+  ['extended L2 entries', { version: 3, clusterBits: 14, maxClusters: 40, features: { extendedL2: true } }],
+  ['an external data file', { version: 3, features: { dataFile: true } }],
+  [
+    'an external data file and extended L2 entries',
+    { version: 3, clusterBits: 14, maxClusters: 40, features: { dataFile: true, extendedL2: true } },
+  ],
+  ['LUKS encryption', { features: { encryption: 2 } }],
+  [
+    'LUKS encryption and the tables at the end',
+    { features: { encryption: 2 }, layout: { arrange: tablesLast } },
+  ],
+  ['LUKS encryption and little else', { maxClusters: 80, features: { encryption: 2 } }],
+  [
+    'LUKS encryption and extended L2 entries',
+    { version: 3, clusterBits: 14, maxClusters: 40, features: { encryption: 2, extendedL2: true } },
+  ],
+  ['LUKS encryption and an external data file', { version: 3, features: { encryption: 2, dataFile: true } }],
+];
+
+test.each(FEATURES)('random images with %s compact to the least file', async (_, overrides) => {
+  const failures: string[] = [];
+  for (let seed = SEED; seed < SEED + COUNT; seed++) {
+    const { bytes, description } = randomImage(seed, overrides);
+    const options = randomOptions(seed);
+    const flaw = await flawOf(bytes, options).catch((error: unknown) => `threw ${String(error)}`);
+    if (flaw !== null) failures.push(`${flaw}\n  ${JSON.stringify(options)}\n  ${description}`);
+  }
+  if (failures.length > 0) {
+    expect.fail(`${failures.length} of ${COUNT} images:\n${failures.slice(0, 5).join('\n')}`);
+  }
+});

@@ -1,0 +1,81 @@
+/** A compaction and what is wrong with its result: the promises of the engine as one function. */
+import { compactDevice } from '../../src/compactor/compact.js';
+import type { CompactOptions, Progress } from '../../src/compactor/types.js';
+import { MemoryDevice } from '../../src/device/memory-device.js';
+import {
+  compareGuestView,
+  extentSectors,
+  guestView,
+  inspect,
+  minimalClusterCount,
+  refcountsLimitSharing,
+} from '../support/oracle.js';
+import { hasLongTables } from '../support/oracle-layout.js';
+import { Random } from '../support/random.js';
+
+export type Options = CompactOptions & { maxMoves?: number };
+
+export function randomOptions(seed: number): Options {
+  const random = new Random(seed ^ 0x0c0ffee);
+  const roundBytes = random.pick([undefined, undefined, 4096]);
+  const maxMoves = random.pick([undefined, undefined, 7, 1]);
+  return {
+    ...(roundBytes === undefined ? {} : { roundBytes }),
+    ...(maxMoves === undefined ? {} : { maxMoves }),
+    keepErased: random.pick([0, 0, 3, 50]),
+    punch: random.chance(0.5),
+  };
+}
+
+/**
+ * What compressed extents may need above their sectors: with rounds of a few clusters, a sector for each round that
+ * takes overlapping ones apart; with narrow refcounts nobody knows, since a cluster can be shared by a few only.
+ */
+function slackOf(bytes: Uint8Array, { roundBytes }: Options): number {
+  if (extentSectors(bytes) === 0) return 0;
+  if (refcountsLimitSharing(bytes)) return Infinity;
+  return roundBytes !== undefined ? 2 : 0;
+}
+
+/** Compacts twice and says what is wrong with the results, or null. */
+export async function flawOf(bytes: Uint8Array, options: Options): Promise<string | null> {
+  const view = guestView(bytes);
+  const minimal = minimalClusterCount(bytes);
+  const keepErased = options.keepErased ?? 0;
+
+  const device = new MemoryDevice(bytes);
+  const progress: Progress[] = [];
+  const onProgress = (event: Progress) => progress.push(event);
+  const result = await compactDevice(device, { ...options, runtimeAsserts: true, onProgress });
+  const compacted = device.bytes();
+
+  const after = inspect(compacted);
+  if (after.corruptions.length > 0) return `corrupt: ${after.corruptions[0]}`;
+  const difference = compareGuestView(view, compacted);
+  if (difference !== null) return `the guest view changed: ${difference}`;
+  const isPinned = view.layout.encryptionHeader !== null;
+  // What only a move puts right stays as it is where nothing may move.
+  if (after.leaks > (isPinned ? result.leaksLeft : 0)) return `${after.leaks} leaks`;
+  if (after.staleRefcountsPastEnd > 0) return `${after.staleRefcountsPastEnd} refcounts past the end`;
+  // The pool is as large as asked for, unless the file had less junk than that.
+  const withPool = (isPinned ? after.liveClusters : minimal) + keepErased;
+  const wanted = Math.max(minimal, Math.min(withPool, inspect(bytes).clusterCount));
+  const mayBeLonger = isPinned && hasLongTables(view.layout) && after.clusterCount > minimal;
+  const tooMany = after.clusterCount - wanted;
+  if ((tooMany < 0 || tooMany > slackOf(bytes, options)) && !mayBeLonger)
+    return `${after.clusterCount} clusters, not ${wanted}`;
+  if (result.excessClusters > 0 && !mayBeLonger) return `${result.excessClusters} clusters beyond the goal`;
+  if (result.lengthAfter !== compacted.length) return 'the reported length is not that of the file';
+  // A last cluster that was there in part may be whole now.
+  if (after.clusterCount > inspect(bytes).clusterCount) return 'the file has more clusters than before';
+
+  for (const [index, { percent }] of progress.entries()) {
+    if (percent < (progress[index - 1]?.percent ?? 0)) return 'the progress fell';
+    if ((percent === 100) !== (index === progress.length - 1)) return '100 % was not said once, at the end';
+  }
+
+  const again = await compactDevice(device, { ...options, runtimeAsserts: true });
+  if (again.outcome !== 'clean') return `the second run is ${again.outcome}, not clean`;
+  if (Buffer.compare(device.bytes(), compacted) !== 0) return 'the second run changed the file';
+  return null;
+}
