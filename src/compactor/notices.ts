@@ -25,7 +25,7 @@ export function excessRemains(excess: number): string[] {
   if (excess === 0) return [];
   return [
     `${excess} cluster${excess === 1 ? '' : 's'} beyond the goal remain${excess === 1 ? 's' : ''}: no place fits the ` +
-      'tables that stand there; the image is valid, only longer than it could be',
+      'tables or the compressed data that stand there; the image is valid, only longer than it could be',
   ];
 }
 

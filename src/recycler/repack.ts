@@ -56,11 +56,12 @@ export async function planRepack(volume: Volume, keepErased: number): Promise<Re
   }
   if (first < 1 || packing.endCluster > moveLimit) return null;
   const inTheWay = [...othersIn(volume, first, packing.endCluster)];
-  const bytesToCopy = movesOf(extents, packing).reduce(
-    (sum, { extent }) => sum + extents.lengths[extent]!,
-    0,
-  );
-  return { first, savedClusters, inTheWay: inTheWay.length, bytesToCopy };
+  return {
+    first,
+    savedClusters,
+    inTheWay: inTheWay.length,
+    bytesToCopy: bytesOf(extents, movesOf(extents, packing)),
+  };
 }
 
 /** What a repacking needs of the run that it is part of. */
@@ -86,6 +87,8 @@ export async function repack({ first }: RepackPlan, host: RepackHost): Promise<v
   const { recycler } = host;
   const { volume } = recycler;
   const { map, clusterBytes } = volume;
+  /** Clusters that may step aside at once: less where the refcount table has no entries for so many. */
+  let roomAside = Infinity;
   for (;;) {
     const extents = await collectExtents(volume.image, volume.clusters);
     if (extents === null || host.stopped()) return;
@@ -94,23 +97,33 @@ export async function repack({ first }: RepackPlan, host: RepackHost): Promise<v
     if (moves.length === 0) return;
     // L2 tables may move with the rest: their descriptors are looked for again then.
     if (await clearStretch(host, first, endCluster)) continue;
+    if (!volume.image.refcounts.covers(endCluster - 1)) throw new NoRoom();
     if (map.clusterCount < endCluster) await recycler.extend(endCluster - map.clusterCount);
     const perRound = Math.floor((await host.roundBytes()) / clusterBytes);
     const share = Math.max(clusters / WINDOW_SHARE, SMALL_BYTES / clusterBytes);
     // Extents at both ends of a window reach beyond it.
-    const most = Math.max(LEAST_WINDOW, Math.min(perRound - 2, Math.floor(WINDOW_BYTES / clusterBytes)));
+    const mostBytes = Math.floor(WINDOW_BYTES / clusterBytes);
+    const most = Math.max(LEAST_WINDOW, Math.min(perRound - 2, mostBytes, roomAside));
     const window = Math.min(most, Math.max(LEAST_WINDOW, Math.ceil(share)));
     let aside: ExtentMove[] = [];
+    let isCut = false;
     for (let next = 0; next < moves.length && aside.length === 0;) {
       const batch = batchOf(extents, moves, next, window, clusterBytes);
-      aside = await placesAside(host, extents, moves.slice(next), batch, endCluster, most);
+      const places = await placesAside(host, extents, moves.slice(next), batch, endCluster, most);
+      if (places === null) {
+        if (most === LEAST_WINDOW) throw new NoRoom();
+        roomAside = Math.floor(most / 2);
+        isCut = true;
+        break;
+      }
+      aside = places;
       await moveExtents(recycler, extents, aside.length > 0 ? aside : batch, host.onCopied);
       await host.shorten(endCluster);
       host.roundDone();
       next += batch.length;
       if (host.stopped()) return;
     }
-    if (aside.length === 0) return;
+    if (aside.length === 0 && !isCut) return;
   }
 }
 
@@ -140,6 +153,17 @@ function movesOf(extents: Extents, { offsets }: Pick<Packing, 'offsets'>): Exten
     if (offsets[extent] !== extents.offsets[extent]) moves.push({ extent, destination: offsets[extent]! });
   }
   return moves;
+}
+
+/** Bytes of the sectors that the moves copy; those that neighbours share once. */
+function bytesOf(extents: Extents, moves: readonly ExtentMove[]): number {
+  let bytes = 0;
+  let copied = 0;
+  for (const { extent } of moves) {
+    bytes += Math.max(0, extents.end(extent) - Math.max(copied, extents.sectorStart(extent)));
+    copied = Math.max(copied, extents.end(extent));
+  }
+  return bytes;
 }
 
 /** The moves from `next` on that go to one window. */
@@ -214,7 +238,8 @@ function describedEnd({ image }: Volume): number {
 
 /**
  * Moves to beyond the stretch for those of `pending` that lie where `batch` goes, and for what overlaps them, so
- * that no sector is there twice afterwards, up to `most` clusters. None where nothing is in the way.
+ * that no sector is there twice afterwards, up to `most` clusters. None where nothing is in the way; null where no
+ * refcount block describes so many places and none can.
  */
 async function placesAside(
   host: RepackHost,
@@ -223,7 +248,7 @@ async function placesAside(
   batch: readonly ExtentMove[],
   beyond: number,
   most: number,
-): Promise<ExtentMove[]> {
+): Promise<ExtentMove[] | null> {
   const { recycler } = host;
   const { volume } = recycler;
   const { map, image, clusterBytes } = volume;
@@ -251,8 +276,7 @@ async function placesAside(
       endCluster: describedEnd(volume),
     });
     if (packing === null) {
-      if (!(await host.describeMore(Math.ceil((end(high) - start(low)) / clusterBytes) + 2)))
-        throw new NoRoom();
+      if (!(await host.describeMore(Math.ceil((end(high) - start(low)) / clusterBytes) + 2))) return null;
       continue;
     }
     if (packing.endCluster > map.clusterCount) await recycler.extend(packing.endCluster - map.clusterCount);
