@@ -76,16 +76,21 @@ export class Census implements ReferenceVisitor {
       return;
     }
     const first = target / clusterBytes;
-    if (first + clusterCount > this.#image.mappedClusters) {
-      const beyond = first + clusterCount > this.#image.fileClusters;
-      const what = beyond ? 'lies beyond the end of the file' : 'has no refcount block that describes it';
-      this.#corruption(`${KIND_NAMES[kind]} at ${hex(target)} ${what}`, slot);
-      return;
-    }
+    if (!this.#isDescribed(first + clusterCount, kind, target, slot)) return;
     for (let cluster = first; cluster < first + clusterCount; cluster++) {
       this.#count(cluster, kind, paths, slot);
     }
     if (kind === Kind.l2Table || kind === Kind.data) this.#checkFlag(first, kind, flags, slot);
+  }
+
+  /** Whether what begins at `offset` and ends before cluster `end` is in the file, where refcounts describe it. */
+  #isDescribed(end: number, kind: Kind, offset: number, slot: number): boolean {
+    const { mappedClusters, fileClusters } = this.#image;
+    if (end <= mappedClusters) return true;
+    const what =
+      end > fileClusters ? 'lies beyond the end of the file' : 'has no refcount block that describes it';
+    this.#corruption(`${KIND_NAMES[kind]} at ${hex(offset)} ${what}`, slot);
+    return false;
   }
 
   /** Each cluster that the extent touches has one reference more (hazard 6.2). */
@@ -94,14 +99,7 @@ export class Census implements ReferenceVisitor {
     if ((flags & Flag.copied) !== 0) this.#corruption('a compressed cluster has the COPIED flag', slot);
     const first = Math.floor(offset / clusterBytes);
     const last = Math.floor((offset + lengthBytes - 1) / clusterBytes);
-    if (last >= this.#image.mappedClusters) {
-      const what =
-        last >= this.#image.fileClusters
-          ? 'lies beyond the end of the file'
-          : 'has no refcount block that describes it';
-      this.#corruption(`compressed data at ${hex(offset)} ${what}`, slot);
-      return;
-    }
+    if (!this.#isDescribed(last + 1, Kind.compressed, offset, slot)) return;
     for (let cluster = first; cluster <= last; cluster++) this.#count(cluster, Kind.compressed, paths, slot);
   }
 

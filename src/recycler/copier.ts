@@ -6,6 +6,7 @@ import { type BlockDevice, SECTOR } from '../device/block-device.js';
 import { Kind } from '../image/host-clusters.js';
 import { substituteEntries, substituteL2, substituteSnapshots } from '../image/substitute.js';
 import { viewOf, writeWord } from '../format/words.js';
+import { inParallel } from './in-parallel.js';
 import type { RangeLocks } from './locks.js';
 import { type Extent, MoveState, type Moves } from './moves.js';
 import type { Run, Volume } from './volume.js';
@@ -40,26 +41,20 @@ export async function copyMoves(
     })),
   );
   const turns = new Turns();
-  await inParallel(
-    pieces,
-    (extent, buffer) =>
-      copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
-        copyData(volume.device, data, turns, from, to, buffer.subarray(0, length)),
-      ),
-    perPiece * clusterBytes,
+  await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
+    copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
+      copyData(volume.device, data, turns, from, to, buffer.subarray(0, length)),
+    ),
   );
 
   const l2Pieces = moves.extents(perPiece, (source) => kindOf(source) === Kind.l2Table);
-  await inParallel(
-    l2Pieces,
-    (extent, buffer) =>
-      copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
-        const bytes = buffer.subarray(0, length);
-        await volume.device.read(bytes, from);
-        substituteL2(bytes, volume.image.header, moves);
-        await volume.device.write(bytes, to);
-      }),
-    perPiece * clusterBytes,
+  await inParallel(l2Pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
+    copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
+      const bytes = buffer.subarray(0, length);
+      await volume.device.read(bytes, from);
+      substituteL2(bytes, volume.image.header, moves);
+      await volume.device.write(bytes, to);
+    }),
   );
 
   for (const extent of [...moves.extents(1, (source) => kindOf(source) === Kind.refcountBlock)]) {
@@ -77,32 +72,6 @@ export async function copyMoves(
       copyRun(volume, moves, run, from, to),
     );
   }
-}
-
-async function inParallel(
-  pieces: Iterable<Extent>,
-  work: (extent: Extent, buffer: Uint8Array) => Promise<void>,
-  bufferBytes: number,
-): Promise<void> {
-  const iterator = pieces[Symbol.iterator]();
-  let failed = false;
-  const worker = async () => {
-    let buffer: Uint8Array | null = null;
-    while (!failed) {
-      const next = iterator.next();
-      if (next.done === true) return;
-      buffer ??= new Uint8Array(bufferBytes);
-      try {
-        await work(next.value, buffer);
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-    }
-  };
-  // All settle before the error goes up: no write is under way when the caller cancels.
-  const results = await Promise.allSettled(Array.from({ length: WORKERS }, worker));
-  for (const result of results) if (result.status === 'rejected') throw result.reason;
 }
 
 /** Copies those moves of `extent` that are still wanted once both locks are held (C25). */

@@ -7,6 +7,7 @@ import { viewOf } from '../format/words.js';
 import type { Extents } from '../image/extents.js';
 import { Kind } from '../image/host-clusters.js';
 import { State } from './cluster-map.js';
+import { inParallel } from './in-parallel.js';
 import type { Recycler } from './recycler.js';
 import { changedSpans } from './reference-updater.js';
 import type { Volume } from './volume.js';
@@ -107,27 +108,14 @@ async function copyPieces(
     if (joins) last.lengthBytes = Math.max(last.lengthBytes, end - last.from);
     else pieces.push({ from, to, lengthBytes: end - from });
   }
-  const queue = pieces[Symbol.iterator]();
-  let failed = false;
-  const worker = async () => {
-    let buffer = new Uint8Array(PIECE_BYTES);
-    for (let next = queue.next(); next.done !== true && !failed; next = queue.next()) {
-      const { from, to, lengthBytes } = next.value;
-      if (lengthBytes > buffer.length) buffer = new Uint8Array(lengthBytes);
-      const bytes = buffer.subarray(0, lengthBytes);
-      try {
-        await device.read(bytes, from);
-        await device.write(bytes, to);
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-      onCopied(lengthBytes);
-    }
-  };
-  // All settle before the error goes up: no write is under way when the counts come down again.
-  const results = await Promise.allSettled(Array.from({ length: WORKERS }, worker));
-  for (const result of results) if (result.status === 'rejected') throw result.reason;
+  // An extent is not cut, however long it is.
+  const longest = pieces.reduce((most, { lengthBytes }) => Math.max(most, lengthBytes), 0);
+  await inParallel(pieces, WORKERS, longest, async ({ from, to, lengthBytes }, buffer) => {
+    const bytes = buffer.subarray(0, lengthBytes);
+    await device.read(bytes, from);
+    await device.write(bytes, to);
+    onCopied(lengthBytes);
+  });
 }
 
 /** Every descriptor that names a moved extent: the old value verified, the changed sectors written. */

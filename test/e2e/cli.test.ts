@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
+import { ENTRY_NAMES, PLAN_NAMES } from '../cli/json-names.js';
 import { checkImage, qemuImg, requireQemu } from '../support/qemu.js';
 import { minimalClusterCount } from '../support/oracle.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
@@ -85,55 +86,17 @@ describe('compacting', () => {
 });
 
 describe('--json', () => {
-  const ENTRY = ['path', 'ok', 'mode', 'outcome', 'error'];
-  const FIGURES = [
-    'formatVersion',
-    'clusterBytes',
-    'virtualBytes',
-    'snapshotCount',
-    'pinnedClusters',
-    'clusters',
-    'notices',
-  ];
-  const PLAN = ['lengthBefore', 'lengthAfter', 'clustersToMove', 'bytesToCopy'];
-  const MODES = {
-    compact: {
-      args: [],
-      outcome: 'compacted',
-      names: [
-        ...PLAN,
-        ...[
-          'bytesMoved',
-          'referencesUpdated',
-          'clustersErased',
-          'leaksReclaimed',
-          'leaksLeft',
-          'excessClusters',
-        ],
-        ...['rounds', 'barriers'],
-        ...['bytesWritten', 'allocatedBefore', 'allocatedAfter', 'seconds'],
-      ],
-    },
-    plan: { args: ['--dry-run'], outcome: 'planned', names: PLAN },
-    erase: {
-      args: ['--erase-only'],
-      outcome: 'erased',
-      names: [
-        'clustersErased',
-        'clustersAlreadyHoles',
-        'method',
-        'bytesWritten',
-        'leaksReclaimed',
-        'seconds',
-      ],
-    },
-    check: { args: ['--check'], outcome: 'clean', names: ['corruptions', 'leaks', 'findings'] },
-  };
+  const MODES = [
+    { mode: 'compact', args: [], outcome: 'compacted' },
+    { mode: 'plan', args: ['--dry-run'], outcome: 'planned' },
+    { mode: 'erase', args: ['--erase-only'], outcome: 'erased' },
+    { mode: 'check', args: ['--check'], outcome: 'clean' },
+  ] as const;
 
-  test.each(Object.entries(MODES))(
-    'of %s has the documented names, and nothing else is printed',
-    (mode, expected) => {
-      const { run, document } = cliJson([...expected.args, image]);
+  test.each(MODES)(
+    'of $mode has the documented names, and nothing else is printed',
+    ({ mode, args, outcome }) => {
+      const { run, document } = cliJson([...args, image]);
       expect({ status: run.status, stderr: run.stderr }).toEqual({ status: 0, stderr: '' });
       expect(document).toMatchObject({ version: 1, exitStatus: 0, error: null });
       expect(document.images).toHaveLength(1);
@@ -142,11 +105,11 @@ describe('--json', () => {
         path: image,
         ok: true,
         mode,
-        outcome: expected.outcome,
+        outcome,
         error: null,
         clusterBytes: CLUSTER,
       });
-      expect(Object.keys(entry!).sort()).toEqual([...ENTRY, ...FIGURES, ...expected.names].sort());
+      expect(Object.keys(entry!).sort()).toEqual([...ENTRY_NAMES[mode]].sort());
     },
   );
 
@@ -164,10 +127,10 @@ describe('--json', () => {
       clusters: { total: before.size / CLUSTER, live: before.size / CLUSTER - junk, junk, leaked: 0 },
       bytesMoved: Number(plan.clustersToMove) * CLUSTER,
     });
-    for (const name of [...PLAN, 'clusters', 'virtualBytes']) expect(result[name]).toEqual(plan[name]);
+    for (const name of [...PLAN_NAMES, 'clusters', 'virtualBytes']) expect(result[name]).toEqual(plan[name]);
   });
 
-  test.each(Object.entries(MODES))('of %s that fails has the error', (mode, { args }) => {
+  test.each(MODES)('of $mode that fails has the error', ({ mode, args }) => {
     const other = directory.store('other', Buffer.from('no image'));
     const { run, document } = cliJson([...args, other]);
     const exitStatus = mode === 'check' ? 1 : 4;

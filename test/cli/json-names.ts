@@ -1,0 +1,31 @@
+/** Names that were published once: docs/json.md lists them, scripts rely on them. */
+const COMMON = ['path', 'ok', 'mode', 'outcome', 'error'];
+const FIGURES = [
+  'formatVersion',
+  'clusterBytes',
+  'virtualBytes',
+  'snapshotCount',
+  'pinnedClusters',
+  'clusters',
+  'notices',
+];
+export const PLAN_NAMES = ['lengthBefore', 'lengthAfter', 'clustersToMove', 'bytesToCopy'];
+const ERASED = ['clustersErased', 'leaksReclaimed', 'bytesWritten', 'seconds'];
+const COMPACT = [
+  'bytesMoved',
+  'referencesUpdated',
+  'leaksLeft',
+  'excessClusters',
+  'rounds',
+  'barriers',
+  'allocatedBefore',
+  'allocatedAfter',
+];
+
+/** Of the entry of an image, by mode. */
+export const ENTRY_NAMES = {
+  compact: [...COMMON, ...FIGURES, ...PLAN_NAMES, ...ERASED, ...COMPACT],
+  erase: [...COMMON, ...FIGURES, ...ERASED, 'clustersAlreadyHoles', 'method'],
+  plan: [...COMMON, ...FIGURES, ...PLAN_NAMES],
+  check: [...COMMON, ...FIGURES, 'corruptions', 'leaks', 'findings'],
+};
