@@ -1,8 +1,9 @@
-/** The library: `import { compact, check, plan, eraseJunk } from 'qcow-compact'`. */
+/** The library: `import { compact, check, plan, repair, eraseJunk } from 'qcow-compact'`. */
 export { check } from './compactor/check.js';
 export { compact } from './compactor/compact.js';
 export { eraseJunk } from './compactor/erase.js';
 export { plan } from './compactor/plan.js';
+export { repair } from './compactor/repair.js';
 export { EXIT_STATUS, QcowError, type ErrorCode } from './errors.js';
 export type {
   CheckResult,
@@ -15,4 +16,8 @@ export type {
   Phase,
   PlanResult,
   Progress,
+  RepairOptions,
+  RepairResult,
+  RepairWhat,
+  Repairs,
 } from './compactor/types.js';

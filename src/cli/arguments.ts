@@ -3,12 +3,32 @@
 /** sysexits(3) EX_USAGE; EXIT_STATUS.USAGE of the library, which is not loaded for this. */
 export const USAGE_STATUS = 64;
 
+/** What `--repair` takes; alone it means `all`. */
+export const REPAIR_CHOICES = ['leaks', 'all'] as const;
+type RepairWhat = (typeof REPAIR_CHOICES)[number];
+
+/**
+ * `--repair` as `--repair=all`, and with its word as one argument: an option whose value is optional would take the
+ * image that follows it for the value. What comes after `--` is left alone.
+ */
+export function joinRepair(argv: readonly string[]): string[] {
+  const joined: string[] = [];
+  for (let i = 0; i < argv.length; i++) {
+    const argument = argv[i]!;
+    if (argument === '--') return [...joined, ...argv.slice(i)];
+    if (argument !== '--repair') joined.push(argument);
+    else if (REPAIR_CHOICES.some((choice) => choice === argv[i + 1])) joined.push(`--repair=${argv[++i]!}`);
+    else joined.push('--repair=all');
+  }
+  return joined;
+}
+
 export class UsageError extends Error {
   readonly code = 'USAGE';
   readonly exitStatus = USAGE_STATUS;
 }
 
-export type Mode = 'compact' | 'erase' | 'plan' | 'check';
+export type Mode = 'compact' | 'erase' | 'plan' | 'check' | 'repair';
 
 /** As commander hands them over. */
 export interface RawOptions {
@@ -17,6 +37,7 @@ export interface RawOptions {
   punch?: boolean;
   dryRun?: boolean;
   check?: boolean;
+  repair?: RepairWhat;
   json?: boolean;
   quiet?: boolean;
   debug?: boolean;
@@ -28,6 +49,8 @@ export interface Request {
   /** Clusters; undefined where the option was not given. */
   keepErased: number | undefined;
   punch: boolean;
+  /** With `compact`: what is repaired first; undefined where the option was not given. */
+  repair: RepairWhat | undefined;
   json: boolean;
   quiet: boolean;
   debug: boolean;
@@ -40,6 +63,8 @@ const CONTRADICTIONS: [keyof RawOptions, keyof RawOptions][] = [
   ['check', 'keepErased'],
   ['check', 'punch'],
   ['dryRun', 'eraseOnly'],
+  ['repair', 'dryRun'],
+  ['repair', 'eraseOnly'],
 ];
 
 const FLAG: Record<keyof RawOptions, string> = {
@@ -48,6 +73,7 @@ const FLAG: Record<keyof RawOptions, string> = {
   punch: '--punch',
   dryRun: '--dry-run',
   check: '--check',
+  repair: '--repair',
   json: '--json',
   quiet: '--quiet',
   debug: '--debug',
@@ -72,6 +98,7 @@ export function parseRequest(paths: string[], raw: RawOptions): Request {
     paths,
     keepErased: raw.keepErased === undefined ? undefined : parseClusterCount(raw.keepErased),
     punch: raw.punch === true,
+    repair: raw.repair,
     json: raw.json === true,
     quiet: raw.quiet === true,
     debug: raw.debug === true,
@@ -83,7 +110,7 @@ function isGiven(value: string | boolean | undefined): boolean {
 }
 
 function modeOf(raw: RawOptions): Mode {
-  if (raw.check === true) return 'check';
+  if (raw.check === true) return raw.repair === undefined ? 'check' : 'repair';
   if (raw.dryRun === true) return 'plan';
   return raw.eraseOnly === true ? 'erase' : 'compact';
 }

@@ -1,12 +1,24 @@
-/** The report of --check, in the words of `qemu-img check`, so that scripts and people find what they know. */
-import type { CheckResult } from '../compactor/types.js';
+/** The reports of --check and --repair, in the words of `qemu-img check`: scripts and people find what they know. */
+import type { CheckResult, RepairResult, Repairs } from '../compactor/types.js';
 import { printable } from './printable.js';
+import { countOf } from './units.js';
 
 /** `name` is already printable. */
 export function checkReport(name: string, result: CheckResult): string {
-  const lines = [`${name}:`, ...result.findings.map(printable)];
-  const unnamed = result.corruptions + result.leaks - result.findings.length;
-  if (result.findings.length > 0 && unnamed > 0) lines.push(`... and ${unnamed} more`);
+  const { findings, corruptions, leaks } = result;
+  return [`${name}:`, ...findingLines(findings, corruptions + leaks), ...stateLines(result)].join('\n');
+}
+
+function findingLines(findings: readonly string[], total: number): string[] {
+  const unnamed = total - findings.length;
+  return [
+    ...findings.map(printable),
+    ...(findings.length > 0 && unnamed > 0 ? [`... and ${unnamed} more`] : []),
+  ];
+}
+
+function stateLines(result: Pick<CheckResult, 'corruptions' | 'leaks'>): string[] {
+  const lines: string[] = [];
   if (result.corruptions > 0) {
     lines.push(
       `${result.corruptions} errors were found on the image.`,
@@ -20,5 +32,24 @@ export function checkReport(name: string, result: CheckResult): string {
     );
   }
   if (result.corruptions === 0 && result.leaks === 0) lines.push('No errors were found on the image.');
-  return lines.join('\n');
+  return lines;
+}
+
+/** What was found, what was done, and what is there now. */
+export function repairReport(name: string, result: RepairResult): string {
+  const { findings, corruptionsFound, leaksFound } = result;
+  const lines = [`${name}:`, ...findingLines(findings, corruptionsFound + leaksFound)];
+  if (result.outcome === 'interrupted') lines.push('Interrupted; repair it again to go on.');
+  else if (result.outcome === 'repaired') lines.push(`Repaired: ${repairsInWords(result)}.`);
+  return [...lines, ...(result.outcome === 'interrupted' ? [] : stateLines(result))].join('\n');
+}
+
+/** `3 errors and 2 leaked clusters, the mark \`dirty\` cleared`. */
+export function repairsInWords({ corruptionsFound, leaksFound, marksCleared }: Repairs): string {
+  const counts: string[] = [];
+  if (corruptionsFound > 0) counts.push(countOf(corruptionsFound, 'error'));
+  if (leaksFound > 0) counts.push(countOf(leaksFound, 'leaked cluster'));
+  const marks = marksCleared.map((mark) => `the mark \`${mark}\` cleared`);
+  const parts = [...(counts.length > 0 ? [counts.join(' and ')] : []), ...marks];
+  return parts.length > 0 ? parts.join(', ') : 'refcounts beyond the end of the file';
 }

@@ -7,15 +7,18 @@ import type {
   EraseOptions,
   EraseResult,
   PlanResult,
+  RepairOptions,
+  RepairResult,
 } from '../compactor/types.js';
-import { QcowError, check, compact, eraseJunk, plan } from '../index.js';
+import { QcowError, check, compact, eraseJunk, plan, repair } from '../index.js';
 
 export interface Engine {
   compact(path: string, options?: CompactOptions): Promise<CompactResult>;
   eraseJunk(path: string, options?: EraseOptions): Promise<EraseResult>;
   plan(path: string, options?: { keepErased?: number; punch?: boolean } & CommonOptions): Promise<PlanResult>;
   check(path: string, options?: CommonOptions): Promise<CheckResult>;
+  repair(path: string, options?: RepairOptions): Promise<RepairResult>;
   QcowError: abstract new (...args: never[]) => Error & { code: string; exitStatus: number };
 }
 
-export const ENGINE: Engine = { compact, eraseJunk, plan, check, QcowError };
+export const ENGINE: Engine = { compact, eraseJunk, plan, check, repair, QcowError };

@@ -1,6 +1,13 @@
 /** The command line. Only what `--help` and `--version` need is loaded here; the engine comes with run.js. */
-import { Command, CommanderError } from 'commander';
-import { parseRequest, UsageError, type RawOptions, type Request } from './arguments.js';
+import { Command, CommanderError, Option } from 'commander';
+import {
+  REPAIR_CHOICES,
+  UsageError,
+  joinRepair,
+  parseRequest,
+  type RawOptions,
+  type Request,
+} from './arguments.js';
 import { printable } from './printable.js';
 import { survivePipes } from './pipes.js';
 import { VERSION } from './version.js';
@@ -10,6 +17,7 @@ Examples:
   qcow-compact --dry-run vm.qcow2          what would be gained
   qcow-compact vm.qcow2                    compact in place (the VM must be shut down)
   qcow-compact --keep-erased 1000 vm.qcow2 compact, keep 1000 clean clusters for the guest's next writes
+  qcow-compact --repair vm.qcow2           repair what a crash left, then compact
 
 The image is valid at every moment: an interrupt or a power failure loses nothing.
 Exit status: 0 done; others in docs/exit-codes.md.`;
@@ -21,6 +29,12 @@ function createProgram(): Command {
     .argument('[images...]', 'qcow2 images; nothing else may have them open')
     .option('--dry-run', 'tell what would be done and gained; write nothing')
     .option('--check', 'check the images in the manner of `qemu-img check`; write nothing')
+    .addOption(
+      new Option(
+        '--repair [leaks|all]',
+        'mend first what can be mended without losing data (all), or leaks alone; with --check, do nothing else',
+      ).choices(REPAIR_CHOICES),
+    )
     .option('--erase-only', 'move nothing: overwrite clusters that nothing uses with zeroes')
     .option('--keep-erased <N>', 'leave N erased clusters; with --erase-only, stop when N are erased')
     .option('--punch', 'erase by deallocating host blocks instead of writing zeroes')
@@ -38,7 +52,7 @@ function createProgram(): Command {
 function readCommandLine(argv: string[]): Request | null {
   const program = createProgram();
   try {
-    program.parse(argv, { from: 'user' });
+    program.parse(joinRepair(argv), { from: 'user' });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return null;

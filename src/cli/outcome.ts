@@ -1,5 +1,11 @@
 /** What became of one image, whatever was asked for: the one shape that the report and the JSON are made from. */
-import type { CheckResult, CompactResult, EraseResult, PlanResult } from '../compactor/types.js';
+import type {
+  CheckResult,
+  CompactResult,
+  EraseResult,
+  PlanResult,
+  RepairResult,
+} from '../compactor/types.js';
 import type { Mode } from './arguments.js';
 import type { Engine } from './engine.js';
 
@@ -19,7 +25,8 @@ export type Finished =
   | { mode: 'compact'; result: CompactResult }
   | { mode: 'erase'; result: EraseResult }
   | { mode: 'plan'; result: PlanResult }
-  | { mode: 'check'; result: CheckResult };
+  | { mode: 'check'; result: CheckResult }
+  | { mode: 'repair'; result: RepairResult };
 
 export interface Outcome {
   path: string;
@@ -29,6 +36,7 @@ export interface Outcome {
     | 'compacted'
     | 'erased'
     | 'planned'
+    | 'repaired'
     | 'clean'
     | 'leaks'
     | 'corrupt'
@@ -62,6 +70,10 @@ function outcomeName(finished: Finished): Outcome['outcome'] {
     case 'check':
       if (finished.result.corruptions > 0) return 'corrupt';
       return finished.result.leaks > 0 ? 'leaks' : 'clean';
+    case 'repair': {
+      const { outcome, leaks } = finished.result;
+      return outcome !== 'interrupted' && leaks > 0 ? 'leaks' : outcome;
+    }
   }
 }
 
@@ -81,10 +93,15 @@ export function interruptedOutcome(
 /** An expected failure carries its own status; anything else is a mistake in this program. */
 export function describeFailure(error: unknown, mode: Mode, engine: Pick<Engine, 'QcowError'>): Failure {
   if (error instanceof engine.QcowError) {
-    const exitStatus = mode === 'check' ? CHECK_STATUS.INCOMPLETE : error.exitStatus;
-    return { code: error.code, message: error.message, exitStatus };
+    return { code: error.code, message: error.message, exitStatus: statusOf(error, mode) };
   }
   return internalFailure(error);
+}
+
+function statusOf({ code, exitStatus }: { code: string; exitStatus: number }, mode: Mode): number {
+  if (mode !== 'check' && mode !== 'repair') return exitStatus;
+  // The corruptions were found, and remain.
+  return mode === 'repair' && code === 'CORRUPT' ? CHECK_STATUS.CORRUPT : CHECK_STATUS.INCOMPLETE;
 }
 
 export function internalFailure(error: unknown): Failure {

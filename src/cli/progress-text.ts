@@ -4,6 +4,7 @@ import { humanBytes, humanDuration, humanRate } from './units.js';
 
 const PHASE_NAME: Record<Phase, string> = {
   walk: 'reading metadata',
+  repair: 'repairing',
   plan: 'planning',
   erase: 'erasing',
   move: 'moving',

@@ -18,6 +18,7 @@ export const DOING: Record<Mode, string> = {
   erase: 'erasing',
   plan: 'planning',
   check: 'checking',
+  repair: 'repairing',
 };
 export const STOPPING = 'stopping at the next barrier';
 

@@ -1,6 +1,6 @@
 /** The result lines on stdout. */
 import type { CompactResult, EraseResult, PlanResult } from '../compactor/types.js';
-import { checkReport } from './check-report.js';
+import { checkReport, repairReport, repairsInWords } from './check-report.js';
 import type { Colors } from './colors.js';
 import type { Finished } from './outcome.js';
 import { printable } from './printable.js';
@@ -20,6 +20,8 @@ export function reportLines(path: string, finished: Finished, colors: Colors): s
       return `${name}: ${planLines(finished.result, colors)}`;
     case 'check':
       return checkReport(name, finished.result);
+    case 'repair':
+      return repairReport(name, finished.result);
   }
 }
 
@@ -36,6 +38,7 @@ function compactLine(result: CompactResult, colors: Colors): string {
     `${lengths(result)} (${gain('reclaimed', result, colors)})`,
     `moved ${humanBytes(result.bytesMoved)} in ${humanDuration(result.seconds)}`,
   ];
+  if (result.repaired !== null) parts.push(`repaired ${repairsInWords(result.repaired)}`);
   if (result.leaksReclaimed > 0) parts.push(`${countOf(result.leaksReclaimed, 'leaked cluster')} freed`);
   if (result.clustersErased > 0) parts.push(`${countOf(result.clustersErased, 'erased cluster')} kept`);
   const line = parts.join(', ');

@@ -104,20 +104,22 @@ function isAbort(error: unknown, signal: AbortSignal): boolean {
 
 async function callEngine(path: string, session: Session): Promise<Finished> {
   const { request, engine, progress, interrupts } = session;
-  const { mode, keepErased, punch } = request;
+  const { mode, keepErased, punch, repair } = request;
   const common: CommonOptions = {
     signal: interrupts.signal,
     onProgress: (event) => progress.update(event),
   };
   switch (mode) {
     case 'compact':
-      return { mode, result: await engine.compact(path, { ...common, keepErased, punch }) };
+      return { mode, result: await engine.compact(path, { ...common, keepErased, punch, repair }) };
     case 'erase':
       return { mode, result: await engine.eraseJunk(path, { ...common, keepErased, punch }) };
     case 'plan':
       return { mode, result: await engine.plan(path, { ...common, keepErased, punch }) };
     case 'check':
       return { mode, result: await engine.check(path, common) };
+    case 'repair':
+      return { mode, result: await engine.repair(path, { ...common, what: repair }) };
   }
 }
 

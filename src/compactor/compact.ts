@@ -6,11 +6,12 @@ import { forecast } from '../recycler/forecast.js';
 import { goalFor } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
 import { decidePunch, excessRemains, leaksRemain, littleToReclaim, pinnedRemain } from './notices.js';
-import { requireBytes, requireClusterCount } from './options.js';
+import { requireBytes, requireClusterCount, requireRepairWhat } from './options.js';
 import { planFigures } from './plan.js';
+import { repairBefore } from './repair.js';
 import { isAlreadyCompact } from './already-compact.js';
 import { type Session, beginSession, secondsSince, withImageFile } from './session.js';
-import type { CompactOptions, CompactResult, PlanResult } from './types.js';
+import type { CompactOptions, CompactResult, PlanResult, RepairResult, Repairs } from './types.js';
 
 /**
  * Compacts the image at `path`: afterwards it has no leak and no excess cluster, and the guest sees the same.
@@ -20,6 +21,7 @@ import type { CompactOptions, CompactResult, PlanResult } from './types.js';
 export async function compact(path: string, options: CompactOptions = {}): Promise<CompactResult> {
   requireClusterCount('keepErased', options.keepErased);
   requireBytes('roundBytes', options.roundBytes);
+  requireRepairWhat(options.repair);
   return withImageFile(path, 'write', async (device) => ({
     ...(await compactDevice(device, options)),
     path,
@@ -31,8 +33,12 @@ export async function compactDevice(
   device: BlockDevice,
   options: CompactOptions & { maxMoves?: number } = {},
 ): Promise<CompactResult> {
+  const startedAt = process.uptime();
+  const allocatedBefore = device.allocatedBytes();
+  const repaired = options.repair === 'all' ? await repairBefore(device, options) : null;
   const session = await beginSession(device, options);
-  const { image, walked, figures, lengthBefore, allocatedBefore, startedAt } = session;
+  const { image, walked, figures } = session;
+  const lengthBefore = repaired?.lengthBefore ?? session.lengthBefore;
   requireSound(walked);
   const notices: string[] = [];
   const punch = decidePunch(options.punch, session.device, notices);
@@ -46,7 +52,8 @@ export async function compactDevice(
   const lengthAfter = device.lengthBytes;
   notices.push(...excessRemains(report.excess));
   if (!report.interrupted) notices.push(...leaksRemain(report.leaksLeft, figures.pinnedClusters));
-  const outcome = report.interrupted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'compacted';
+  const isUnchanged = session.device.changes === 0 && repaired === null;
+  const outcome = report.interrupted ? 'interrupted' : isUnchanged ? 'clean' : 'compacted';
   if (outcome !== 'interrupted') {
     const { live, total } = figures.clusters;
     notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters));
@@ -57,9 +64,11 @@ export async function compactDevice(
   }
   return {
     ...planned,
+    lengthBefore,
     lengthAfter,
     notices,
     outcome,
+    repaired: repairsOf(repaired),
     bytesMoved: report.bytesMoved,
     referencesUpdated,
     clustersErased,
@@ -67,12 +76,18 @@ export async function compactDevice(
     leaksLeft: report.leaksLeft,
     excessClusters: report.excess,
     rounds: report.rounds,
-    barriers: session.device.barriers,
-    bytesWritten: session.device.bytesWritten,
+    barriers: session.device.barriers + (repaired?.barriers ?? 0),
+    bytesWritten: session.device.bytesWritten + (repaired?.bytesWritten ?? 0),
     allocatedBefore,
     allocatedAfter: device.allocatedBytes(),
     seconds: secondsSince(startedAt),
   };
+}
+
+function repairsOf(result: RepairResult | null): Repairs | null {
+  if (result === null) return null;
+  const { corruptionsFound, leaksFound, refcountsRebuilt, flagsChanged, marksCleared } = result;
+  return { corruptionsFound, leaksFound, refcountsRebuilt, flagsChanged, marksCleared };
 }
 
 interface Work {

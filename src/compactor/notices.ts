@@ -34,7 +34,7 @@ export function leaksRemain(leaks: number, pinnedClusters: number): string[] {
   if (leaks === 0) return [];
   const why =
     pinnedClusters > 0
-      ? 'what LUKS encrypts cannot move without its key; `qemu-img check -r all` repairs it'
+      ? 'what LUKS encrypts cannot move without its key; `--repair` puts it right in place'
       : 'there was no room for one; free some space on the host and run it again';
   return [
     `${leaks} cluster${leaks === 1 ? ' keeps a refcount that is' : 's keep refcounts that are'} too high: only a move ` +

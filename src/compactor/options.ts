@@ -1,5 +1,6 @@
 /** Bounds on what callers pass; errors name option, expectation and value. */
 import { QcowError } from '../errors.js';
+import type { RepairWhat } from './types.js';
 
 export function requireClusterCount(name: string, value: number | undefined): number | undefined {
   if (value === undefined || (Number.isSafeInteger(value) && value >= 0)) return value;
@@ -9,4 +10,9 @@ export function requireClusterCount(name: string, value: number | undefined): nu
 export function requireBytes(name: string, value: number | undefined): number | undefined {
   if (value === undefined || (Number.isSafeInteger(value) && value >= 1)) return value;
   throw new QcowError('USAGE', `${name} must be a whole number of bytes, 1 or more; got ${value}`);
+}
+
+export function requireRepairWhat(value: RepairWhat | undefined): void {
+  if (value === undefined || value === 'leaks' || value === 'all') return;
+  throw new QcowError('USAGE', `what to repair must be \`leaks\` or \`all\`; got ${String(value)}`);
 }

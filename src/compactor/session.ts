@@ -3,7 +3,7 @@ import type { BlockDevice } from '../device/block-device.js';
 import { MeteredDevice } from '../device/metered-device.js';
 import { SettlingDevice } from '../device/settling-device.js';
 import { type OpenMode, openImageFile } from '../device/open-image.js';
-import { type Image, openImage } from '../image/image.js';
+import { type Image, type OpenOptions, openImage } from '../image/image.js';
 import { type Walk, walk } from '../image/walk.js';
 import { countPinned } from '../recycler/pins.js';
 import { translateHostError } from './host-errors.js';
@@ -21,12 +21,16 @@ export interface Session {
 }
 
 /** Opens the image on `device` and walks it; nothing is written. */
-export async function beginSession(device: BlockDevice, options: CommonOptions): Promise<Session> {
+export async function beginSession(
+  device: BlockDevice,
+  options: CommonOptions,
+  opening: OpenOptions = {},
+): Promise<Session> {
   // Not performance.now(): that loads all of perf_hooks, 3 ms of a start.
   const startedAt = process.uptime();
   options.onProgress?.({ phase: 'walk', percent: 0, bytesDone: 0, bytesTotal: 0 });
   const metered = new MeteredDevice(device);
-  const image = await openImage(new SettlingDevice(metered));
+  const image = await openImage(new SettlingDevice(metered), opening);
   const walked = await walk(image);
   const { header } = image;
   const figures: ImageFigures = {

@@ -1,6 +1,6 @@
 /** What the library takes and returns. All lengths are bytes unless the name says otherwise. */
 
-export type Phase = 'walk' | 'plan' | 'erase' | 'move' | 'finish';
+export type Phase = 'walk' | 'repair' | 'plan' | 'erase' | 'move' | 'finish';
 
 export interface Progress {
   phase: Phase;
@@ -32,6 +32,51 @@ export interface CompactOptions extends CommonOptions {
   punch?: boolean;
   /** Most bytes that are in two places at once; default 256 MiB, less when the host is nearly full. */
   roundBytes?: number;
+  /**
+   * `all` first mends what can be mended without losing data: without it an image that is damaged, or marked dirty or
+   * corrupt, is refused. `leaks` asks for nothing more than any compaction does.
+   */
+  repair?: RepairWhat;
+}
+
+/** `leaks`: refcounts that are too high. `all`: whatever can be mended without losing data. */
+export type RepairWhat = 'leaks' | 'all';
+
+export interface RepairOptions extends CommonOptions {
+  /** Default `all`. */
+  what?: RepairWhat;
+}
+
+/** What a repair found and did. */
+export interface Repairs {
+  /** As `qemu-img check` counts them. */
+  corruptionsFound: number;
+  leaksFound: number;
+  /** The refcounts were written anew from the references, to another place of the file. */
+  refcountsRebuilt: boolean;
+  /** COPIED flags that were set or cleared. */
+  flagsChanged: number;
+  marksCleared: ('dirty' | 'corrupt')[];
+}
+
+export interface RepairResult extends ImageFigures, Repairs {
+  path: string;
+  /** `clean`: there was nothing to repair and nothing was written. */
+  outcome: 'repaired' | 'clean' | 'interrupted';
+  what: RepairWhat;
+  /** What remains: 0 unless it was interrupted. */
+  corruptions: number;
+  /** What remains: 0 unless it was interrupted, or only moves could free them and there was no room for these. */
+  leaks: number;
+  /** The first findings before the repair in words, at most 100. */
+  findings: string[];
+  lengthBefore: number;
+  /** A little more where the new refcounts found no room before the end. */
+  lengthAfter: number;
+  barriers: number;
+  bytesWritten: number;
+  notices: string[];
+  seconds: number;
 }
 
 export interface ImageFigures {
@@ -66,6 +111,8 @@ export interface PlanResult extends ImageFigures {
 export interface CompactResult extends PlanResult {
   /** `clean`: there was nothing to do and nothing was written. */
   outcome: 'compacted' | 'clean' | 'interrupted';
+  /** What had to be repaired first; null where nothing had to be, or no repair was asked for. */
+  repaired: Repairs | null;
   /** Here `lengthAfter` is the file's real length at the end. */
   bytesMoved: number;
   referencesUpdated: number;

@@ -47,6 +47,9 @@ export function refcountTableReservedBits(hi: number, lo: number): boolean {
   return (hi & 0xff00_0000) !== 0 || (lo & 0x1ff) !== 0;
 }
 
+/** The one fault of such an entry that is of its flag alone. */
+export const EXTERNAL_WITHOUT_COPIED = 'a cluster in an external data file is without COPIED';
+
 /**
  * What is wrong with an L2 entry of an image with an external data file. Its clusters are not counted, so that
  * QEMU takes each for one with a refcount of 1; offset 0 is a cluster where COPIED is set.
@@ -61,7 +64,7 @@ export function externalFault(
   if (l2ReservedBits(hi, lo, hasZeroFlag)) return 'reserved bits are set in an L2 entry';
   const offset = entryOffset(hi, lo);
   if (offset % clusterBytes !== 0) return 'a cluster in the external data file is not aligned';
-  if (offset !== 0 && (hi & HI_COPIED) === 0) return 'a cluster in an external data file is without COPIED';
+  if (offset !== 0 && (hi & HI_COPIED) === 0) return EXTERNAL_WITHOUT_COPIED;
   return null;
 }
 
@@ -81,4 +84,8 @@ export function retargetEntry(view: DataView, position: number, hostOffset: numb
 /** Sets bit 63 of the entry at `position`. */
 export function setCopied(view: DataView, position: number): void {
   view.setUint32(position, (view.getUint32(position) | HI_COPIED) >>> 0);
+}
+
+export function clearCopied(view: DataView, position: number): void {
+  view.setUint32(position, (view.getUint32(position) & ~HI_COPIED) >>> 0);
 }

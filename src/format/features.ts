@@ -37,23 +37,28 @@ function unsupported(what: string): QcowError {
   });
 }
 
+/** Throws for an image that says itself that it must be repaired before anything else. */
+export function requireUnmarked(header: Header): void {
+  const low = header.incompatible[1];
+  if ((low & INCOMPATIBLE.corrupt) !== 0) throw marked('the image is marked corrupt');
+  if ((low & INCOMPATIBLE.dirty) !== 0)
+    throw marked('the image is marked dirty: its refcounts are not to be trusted');
+}
+
+function marked(what: string): QcowError {
+  return new QcowError('CORRUPT', what, {
+    hint: 'it is only written to under `--repair`; or repair it with `qemu-img check -r all`',
+  });
+}
+
 /** Throws for every feature that this version does not handle. */
 export function requireSupported(header: Header, extensions: HeaderExtension[], cluster0: Uint8Array): void {
   const names = extensions.find((extension) => extension.type === EXTENSION.featureNames);
   const table = names && cluster0.subarray(names.dataAt, names.dataAt + names.dataBytes);
   const low = header.incompatible[1];
 
-  if ((low & INCOMPATIBLE.corrupt) !== 0) {
-    throw new QcowError('CORRUPT', 'the image is marked corrupt', {
-      hint: 'repair it with `qemu-img check -r all`',
-    });
-  }
-  if ((low & INCOMPATIBLE.dirty) !== 0) {
-    throw new QcowError('CORRUPT', 'the image is marked dirty: its refcounts are not to be trusted', {
-      hint: 'repair it with `qemu-img check -r all`',
-    });
-  }
-  const known = INCOMPATIBLE.compressionType | INCOMPATIBLE.extendedL2 | INCOMPATIBLE.dataFile;
+  const marks = INCOMPATIBLE.dirty | INCOMPATIBLE.corrupt;
+  const known = marks | INCOMPATIBLE.compressionType | INCOMPATIBLE.extendedL2 | INCOMPATIBLE.dataFile;
   const unknown: [number, number] = [header.incompatible[0], (low & ~known) >>> 0];
   const bit = lowestBit(unknown);
   if (bit >= 0) throw unsupported(`the image has the incompatible feature ${featureName(0, bit, table)}`);

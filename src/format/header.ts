@@ -12,9 +12,11 @@ export const REFCOUNT_TABLE_OFFSET_AT = 48;
 export const REFCOUNT_TABLE_CLUSTERS_AT = 56;
 export const SNAPSHOTS_OFFSET_AT = 64;
 export const SNAPSHOT_COUNT_AT = 60;
+/** The lower half of the incompatible features; only a repair clears bits of it. */
+export const INCOMPATIBLE_LOW_AT = 76;
 
 const MAX_L1_BYTES = 32 * 1024 * 1024;
-const MAX_REFCOUNT_TABLE_BYTES = 8 * 1024 * 1024;
+export const MAX_REFCOUNT_TABLE_BYTES = 8 * 1024 * 1024;
 const MAX_SNAPSHOTS = 65536;
 
 export interface Header {

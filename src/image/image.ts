@@ -2,11 +2,11 @@
 import { QcowError, hex } from '../errors.js';
 import type { BlockDevice } from '../device/block-device.js';
 import { type EncryptionHeader, encryptionHeader } from '../format/encryption.js';
-import { requireSupported } from '../format/features.js';
+import { requireSupported, requireUnmarked } from '../format/features.js';
 import { type Header, parseExtensions, parseHeader } from '../format/header.js';
 import { countsPerBlock } from '../format/refcounts.js';
 import { MAX_SNAPSHOT_TABLE_BYTES, type SnapshotEntry, parseSnapshotTable } from '../format/snapshots.js';
-import { Refcounts, decodeRefcountTable } from './refcounts.js';
+import { type RefcountTable, Refcounts, type TableFault, decodeRefcountTable } from './refcounts.js';
 
 /** Most host clusters that fit the arrays in memory (16 TiB at 64 KiB). */
 const MAX_CLUSTERS = 2 ** 28;
@@ -24,9 +24,19 @@ export interface Image {
   readonly fileClusters: number;
   /**
    * Clusters that the arrays hold: those of the file that some refcount block describes. What lies beyond
-   * is junk with refcount 0, so a sparse file of any length costs no memory.
+   * is junk with refcount 0, so a sparse file of any length costs no memory. All of the file for a repair.
    */
   readonly mappedClusters: number;
+  /** Damaged entries of the refcount table, which only a repair gets to see. */
+  readonly refcountFaults: readonly TableFault[];
+}
+
+export interface OpenOptions {
+  /**
+   * Takes an image that is marked dirty or corrupt, and damaged refcount structures, whose damage is noted: neither
+   * says anything about what is referenced.
+   */
+  forRepair?: boolean;
 }
 
 export function clustersFor(lengthBytes: number, clusterBytes: number): number {
@@ -49,7 +59,10 @@ function requireInside(
 }
 
 /** Reads header, extensions, refcount table and snapshot table; throws for what cannot be handled (I6). */
-export async function openImage(device: BlockDevice): Promise<Image> {
+export async function openImage(
+  device: BlockDevice,
+  { forRepair = false }: OpenOptions = {},
+): Promise<Image> {
   const lengthBytes = device.lengthBytes;
   const start = new Uint8Array(Math.min(lengthBytes, 512));
   await device.read(start, 0);
@@ -59,17 +72,16 @@ export async function openImage(device: BlockDevice): Promise<Image> {
   const cluster0 = new Uint8Array(Math.min(lengthBytes, clusterBytes));
   await device.read(cluster0, 0);
   const extensions = parseExtensions(cluster0, header);
+  if (!forRepair) requireUnmarked(header);
   requireSupported(header, extensions, cluster0);
   const encryption = encryptionHeader(header, extensions, cluster0);
 
-  const tableBytes = header.refcountTableClusters * clusterBytes;
-  requireInside('refcount table', header.refcountTableOffset, tableBytes, header, fileClusters);
-  const table = new Uint8Array(tableBytes);
-  await device.read(table, header.refcountTableOffset);
-  const refcountTable = decodeRefcountTable(table, header, fileClusters);
+  const refcountFaults: TableFault[] = [];
+  const onFault = forRepair ? (fault: TableFault) => refcountFaults.push(fault) : undefined;
+  const refcountTable = await readRefcountTable(device, header, fileClusters, onFault);
   const covered =
     ((refcountTable.present.at(-1) ?? -1) + 1) * countsPerBlock(clusterBytes, header.refcountOrder);
-  const mappedClusters = Math.min(fileClusters, covered);
+  const mappedClusters = forRepair ? fileClusters : Math.min(fileClusters, covered);
   if (mappedClusters > MAX_CLUSTERS) {
     throw new QcowError('UNSUPPORTED', `the file has more than ${MAX_CLUSTERS} host clusters`);
   }
@@ -97,7 +109,24 @@ export async function openImage(device: BlockDevice): Promise<Image> {
     snapshotTableClusters: clustersFor(snapshotBytes, clusterBytes),
     fileClusters,
     mappedClusters,
+    refcountFaults,
   };
+}
+
+/** `onFault`: takes what is wrong with it; what lies beyond the end of the file reads as zeroes then. */
+async function readRefcountTable(
+  device: BlockDevice,
+  header: Header,
+  fileClusters: number,
+  onFault: ((fault: TableFault) => void) | undefined,
+): Promise<RefcountTable> {
+  const tableBytes = header.refcountTableClusters * header.clusterBytes;
+  // The walk notes it otherwise.
+  if (onFault === undefined)
+    requireInside('refcount table', header.refcountTableOffset, tableBytes, header, fileClusters);
+  const table = new Uint8Array(tableBytes);
+  await device.read(table, header.refcountTableOffset);
+  return decodeRefcountTable(table, header, fileClusters, onFault);
 }
 
 /** Tables that overlap could otherwise make us read far more than the file holds, once for each snapshot. */

@@ -237,8 +237,23 @@ export class Refcounts {
   }
 }
 
-/** Decodes the refcount table, in place; throws where an entry is not a cluster of this file. */
-export function decodeRefcountTable(bytes: Uint8Array, header: Header, clusterCount: number): RefcountTable {
+/** What is wrong with an entry of the refcount table. */
+export interface TableFault {
+  what: string;
+  /** Host offset of the entry. */
+  slot: number;
+}
+
+/**
+ * Decodes the refcount table, in place. Where an entry is not a cluster of this file it throws, or goes on without
+ * that block where `onFault` takes the damage.
+ */
+export function decodeRefcountTable(
+  bytes: Uint8Array,
+  header: Header,
+  clusterCount: number,
+  onFault?: (fault: TableFault) => void,
+): RefcountTable {
   const blocks = new Float64Array(bytes.length / 8);
   const present: number[] = [];
   const halves = swapHalves(bytes);
@@ -253,16 +268,25 @@ export function decodeRefcountTable(bytes: Uint8Array, header: Header, clusterCo
     const lo = halves[2 * i + 1]!;
     if ((hi | lo) === 0) continue;
     const offset = entryOffset(hi, lo);
-    const where = `refcount table at ${hex(header.refcountTableOffset)}, entry ${i}`;
-    const damaged = (what: string) =>
-      new QcowError('CORRUPT', what, { where, hint: 'repair the image with `qemu-img check -r all` first' });
-    if (refcountTableReservedBits(hi, lo)) throw damaged('reserved bits are set in a refcount table entry');
-    if (offset % header.clusterBytes !== 0)
-      throw damaged('a refcount block is not aligned to the cluster size');
-    if (offset / header.clusterBytes >= clusterCount)
-      throw damaged('a refcount block lies beyond the end of the file');
-    blocks[i] = offset;
-    present.push(i);
+    const what = tableEntryFault(hi, lo, header.clusterBytes, clusterCount);
+    if (what === null) {
+      blocks[i] = offset;
+      present.push(i);
+    } else if (onFault !== undefined) onFault({ what, slot: header.refcountTableOffset + i * 8 });
+    else {
+      throw new QcowError('CORRUPT', what, {
+        where: `refcount table at ${hex(header.refcountTableOffset)}, entry ${i}`,
+        hint: 'repair the image with `--repair` first',
+      });
+    }
   }
   return { blocks, present };
+}
+
+function tableEntryFault(hi: number, lo: number, clusterBytes: number, clusterCount: number): string | null {
+  const offset = entryOffset(hi, lo);
+  if (refcountTableReservedBits(hi, lo)) return 'reserved bits are set in a refcount table entry';
+  if (offset % clusterBytes !== 0) return 'a refcount block is not aligned to the cluster size';
+  if (offset / clusterBytes >= clusterCount) return 'a refcount block lies beyond the end of the file';
+  return null;
 }

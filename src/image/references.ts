@@ -4,6 +4,7 @@
  */
 import { extentBytes, extentOffset, extentReservedBits } from '../format/compressed.js';
 import {
+  EXTERNAL_WITHOUT_COPIED,
   HI_COMPRESSED,
   HI_COPIED,
   entryOffset,
@@ -59,8 +60,11 @@ export interface ReferenceVisitor {
    * `halves.length` where none is left.
    */
   takeOrdinary?(halves: Int32Array, from: number, paths: number, active: boolean): number;
-  /** A damaged entry, in words. Left out where the image is known to be sound. */
-  problem?(what: string, slot: number): void;
+  /**
+   * A damaged entry, in words. Left out where the image is known to be sound. `flagAlone`: all that is wrong is
+   * that an entry of the external data file is without COPIED.
+   */
+  problem?(what: string, slot: number, flagAlone?: boolean): void;
 }
 
 /** Snapshot and header fields hold a whole 64-bit offset; all other slots are entries (bits 9..55). */
@@ -201,7 +205,7 @@ function visitL2(
     if ((hi | lo) === 0) continue;
     if (isExternal) {
       const fault = externalFault(hi, lo, version >= 3 && !isExtended, clusterBytes);
-      if (fault !== null) visitor.problem?.(fault, slot);
+      if (fault !== null) visitor.problem?.(fault, slot, fault === EXTERNAL_WITHOUT_COPIED);
       continue;
     }
     // Bit 62 decides what all other bits mean (hazard 6.1).

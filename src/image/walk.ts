@@ -19,6 +19,8 @@ export interface Findings {
   /** Clusters whose refcount is higher than their references, as `qemu-img check` counts them. */
   leaks: number;
   words: string[];
+  /** Empty where there is none. */
+  firstCorruption: string;
 }
 
 export interface Walk {
@@ -34,7 +36,7 @@ const COPIED_ALONE = HI_COPIED | 0;
 /** A visitor that counts references and notes what contradicts the format or the refcounts. */
 export class Census implements ReferenceVisitor {
   readonly clusters: HostClusters;
-  readonly findings: Findings = { corruptions: 0, leaks: 0, words: [] };
+  readonly findings: Findings = { corruptions: 0, leaks: 0, words: [], firstCorruption: '' };
   readonly #image: Image;
   readonly #greatest: number;
   /** Clusters that something refers to. */
@@ -50,8 +52,10 @@ export class Census implements ReferenceVisitor {
   }
 
   #corruption(what: string, slot: number): void {
-    this.findings.corruptions++;
-    this.#say(`ERROR ${what} (at ${hex(slot)})`);
+    const words = `${what} (at ${hex(slot)})`;
+    this.#say(`ERROR ${words}`);
+    // Leaks may have taken all the room; the first corruption is what a refusal names.
+    if (this.findings.corruptions++ === 0) this.findings.firstCorruption = words;
   }
 
   #say(words: string): void {
@@ -219,6 +223,7 @@ export async function walk(image: Image): Promise<Walk> {
     refcounts.load(indexOf.get(cluster)!, bytes);
   });
   const census = new Census(image);
+  for (const { what, slot } of image.refcountFaults) census.problem(what, slot);
   await visitReferences(image, census.clusters, census);
   return { clusters: census.clusters, findings: census.findings, ...census.compareCounts() };
 }
@@ -226,9 +231,12 @@ export async function walk(image: Image): Promise<Walk> {
 /** Throws unless the walk found the image free of corruption. Leaks are no corruption. */
 export function requireSound({ findings }: Walk): void {
   if (findings.corruptions === 0) return;
-  const first = findings.words.find((words) => words.startsWith('ERROR '));
-  const more = findings.corruptions > 1 ? ` (and ${findings.corruptions - 1} more)` : '';
-  throw new QcowError('CORRUPT', `the image is damaged: ${first?.slice('ERROR '.length)}${more}`, {
-    hint: 'it was left untouched; look at `qemu-img check`, and repair or restore it first',
+  throw new QcowError('CORRUPT', `the image is damaged: ${describeCorruption(findings)}`, {
+    hint: 'it was left untouched; `--repair` mends what can be mended without a loss, as does `qemu-img check -r all`',
   });
+}
+
+/** The first corruption in words, and how many more there are. */
+export function describeCorruption({ corruptions, firstCorruption }: Findings): string {
+  return firstCorruption + (corruptions > 1 ? ` (and ${corruptions - 1} more)` : '');
 }

@@ -6,7 +6,7 @@ import { isHostFull } from '../device/system-error.js';
 import { Kind } from '../image/host-clusters.js';
 import { amountToErase, eraseInterval } from './eraser.js';
 import { type Forecast, forecast } from './forecast.js';
-import { type Goal, goalFor } from './goal.js';
+import { type Goal, goalFor, goalInPlace } from './goal.js';
 import { HostRoom, type RoundBudget } from './host-room.js';
 import { countLeaks, reclaimLeaks } from './leaks.js';
 import { Moves, indexIn } from './moves.js';
@@ -35,6 +35,8 @@ export interface CompactionOptions {
   /** Bytes moved so far, and of how many. */
   onMoved: (bytesDone: number, bytesTotal: number) => void;
   maxMoves?: number;
+  /** Puts refcounts right that are too high, and nothing else: moves only what this takes, and keeps the length. */
+  leaksOnly?: boolean;
 }
 
 export interface CompactionReport {
@@ -80,7 +82,7 @@ export class Compaction {
     const { recycler } = this;
     if (this.#stop()) return this.#report;
     const leaks = reclaimLeaks(this.#volume);
-    const { repack, bytesToCopy } = known ?? (await forecast(this.#volume, this.#options.keepErased));
+    const { repack, bytesToCopy } = await this.#forecast(known);
     this.#bytesTotal = bytesToCopy;
     try {
       await this.#repack(repack);
@@ -93,11 +95,17 @@ export class Compaction {
       await this.#fillPool();
       await this.#eraseUndescribed();
     }
-    await this.#shorten(this.#report.interrupted ? 0 : this.#goal().finalClusters);
+    const cutsOff = this.#report.interrupted && this.#options.leaksOnly !== true;
+    await this.#shorten(cutsOff ? 0 : this.#goal().finalClusters);
     if (this.#wroteSinceBarrier) await recycler.flush();
     const leaksLeft = leaks.pending === 0 ? 0 : countLeaks(this.#volume);
     const leaksReclaimed = leaks.found - leaksLeft;
     return { ...this.#report, leaksReclaimed, leaksLeft, bytesMoved: this.#bytesCopied };
+  }
+
+  async #forecast(known?: Forecast): Promise<Pick<Forecast, 'repack' | 'bytesToCopy'>> {
+    if (this.#options.leaksOnly === true) return { repack: null, bytesToCopy: 0 };
+    return known ?? (await forecast(this.#volume, this.#options.keepErased));
   }
 
   async #repack(plan: RepackPlan | null): Promise<void> {
@@ -152,6 +160,7 @@ export class Compaction {
   }
 
   #goal(): Goal {
+    if (this.#options.leaksOnly === true) return goalInPlace(this.#volume);
     return goalFor(this.#volume, this.#options.keepErased);
   }
 
@@ -199,6 +208,7 @@ export class Compaction {
 
   /** Refcount blocks where live clusters will be, none where they will not. What one release frees allows more. */
   async #fitStructures(): Promise<void> {
+    if (this.#options.leaksOnly === true) return;
     if ((await createMissingBlocks(this.recycler, this.#goal())) > 0) this.#wroteSinceBarrier = true;
     while (!this.#options.stopped()) {
       if ((await releaseUnneeded(this.recycler, this.#goal())) === 0) break;

@@ -68,6 +68,19 @@ export function goalFor(volume: Volume, keepErased: number, savedClusters = 0): 
   };
 }
 
+/** For a run that only puts refcounts right: all stays where it is, the file keeps its length and its structures. */
+export function goalInPlace({ image }: Volume): Goal {
+  const { refcounts, fileClusters } = image;
+  return {
+    minimalClusters: fileClusters,
+    finalClusters: fileClusters,
+    moveLimit: Infinity,
+    blockCount: refcounts.blocks.length,
+    tableClusters: refcounts.tableClusters,
+    junkClusters: 0,
+  };
+}
+
 /** The length below which pinned clusters, and the tables that fit nowhere between them, do not let the file go. */
 function leastForPins(volume: Volume): number {
   if (volume.pins.count === 0) return 0;

@@ -5,6 +5,7 @@ import type {
   EraseResult,
   ImageFigures,
   PlanResult,
+  RepairResult,
 } from '../../src/compactor/types.js';
 
 const GIB = 1024 ** 3;
@@ -41,6 +42,7 @@ export function fakeCompact(changes: Partial<CompactResult> = {}): CompactResult
     leaksReclaimed: 0,
     excessClusters: 0,
     leaksLeft: 0,
+    repaired: null,
     rounds: 13,
     barriers: 27,
     bytesWritten: 3.11 * GIB,
@@ -69,4 +71,28 @@ export function fakeErase(changes: Partial<EraseResult> = {}): EraseResult {
 
 export function fakeCheck(changes: Partial<CheckResult> = {}): CheckResult {
   return { ...figures, path: 'image.qcow2', corruptions: 0, leaks: 0, findings: [], notices: [], ...changes };
+}
+
+export function fakeRepair(changes: Partial<RepairResult> = {}): RepairResult {
+  return {
+    ...figures,
+    path: 'image.qcow2',
+    outcome: 'repaired',
+    what: 'all',
+    corruptionsFound: 5,
+    leaksFound: 2,
+    refcountsRebuilt: true,
+    flagsChanged: 4,
+    marksCleared: [],
+    corruptions: 0,
+    leaks: 0,
+    findings: [],
+    lengthBefore: 10 * GIB,
+    lengthAfter: 10 * GIB,
+    barriers: 3,
+    bytesWritten: 131072,
+    notices: [],
+    seconds: 0.4,
+    ...changes,
+  };
 }

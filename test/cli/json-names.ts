@@ -16,10 +16,18 @@ const COMPACT = [
   'referencesUpdated',
   'leaksLeft',
   'excessClusters',
+  'repaired',
   'rounds',
   'barriers',
   'allocatedBefore',
   'allocatedAfter',
+];
+export const REPAIRED = [
+  'corruptionsFound',
+  'leaksFound',
+  'refcountsRebuilt',
+  'flagsChanged',
+  'marksCleared',
 ];
 
 /** Of the entry of an image, by mode. */
@@ -28,4 +36,18 @@ export const ENTRY_NAMES = {
   erase: [...COMMON, ...FIGURES, ...ERASED, 'clustersAlreadyHoles', 'method'],
   plan: [...COMMON, ...FIGURES, ...PLAN_NAMES],
   check: [...COMMON, ...FIGURES, 'corruptions', 'leaks', 'findings'],
+  repair: [
+    ...COMMON,
+    ...FIGURES,
+    ...REPAIRED,
+    'what',
+    'corruptions',
+    'leaks',
+    'findings',
+    'lengthBefore',
+    'lengthAfter',
+    'barriers',
+    'bytesWritten',
+    'seconds',
+  ],
 };

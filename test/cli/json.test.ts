@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { UsageError } from '../../src/cli/arguments.js';
 import { resultDocument, usageDocument } from '../../src/cli/json.js';
 import { failedOutcome, finishedOutcome, interruptedOutcome, type Outcome } from '../../src/cli/outcome.js';
-import { fakeCheck, fakeCompact, fakeErase, fakePlan } from './fake-results.js';
+import { fakeCheck, fakeCompact, fakeErase, fakePlan, fakeRepair } from './fake-results.js';
 import { ENTRY_NAMES } from './json-names.js';
 
 interface Parsed {
@@ -22,6 +22,7 @@ describe('the names of an entry are stable', () => {
     { mode: 'erase', result: fakeErase() },
     { mode: 'plan', result: fakePlan() },
     { mode: 'check', result: fakeCheck() },
+    { mode: 'repair', result: fakeRepair() },
   ] as const)('$mode', (finished) => {
     const [entry] = parsed([finishedOutcome('a.qcow2', finished, 0)]).images;
     expect(Object.keys(entry ?? {}).sort()).toEqual([...ENTRY_NAMES[finished.mode]].sort());

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { QcowError } from '../../src/errors.js';
-import { requireSupported } from '../../src/format/features.js';
+import { requireSupported, requireUnmarked } from '../../src/format/features.js';
 import { parseExtensions, parseHeader } from '../../src/format/header.js';
 import { image } from '../support/image-builder.js';
 import { hex, patched } from './bytes.js';
@@ -11,6 +11,7 @@ function refusalOf(bytes: Uint8Array): QcowError | null {
   const cluster0 = bytes.subarray(0, 16384);
   try {
     const header = parseHeader(cluster0);
+    requireUnmarked(header);
     requireSupported(header, parseExtensions(cluster0, header), cluster0);
     return null;
   } catch (error) {
