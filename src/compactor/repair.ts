@@ -33,7 +33,10 @@ export async function repairDevice(
   const session = await beginSession(device, options, { forRepair: what === 'all' });
   const { corruptions, leaks } = session.walked.findings;
   if (what === 'leaks') requireLeaksAlone(session);
-  const work = needsMending(session) ? await mendAll(session, options) : await mendLeaks(session, options);
+  const work =
+    what === 'all' && needsMending(session)
+      ? await mendAll(session, options)
+      : await mendLeaks(session, options);
   const interrupted = !work.isDone;
   const changed = session.device.changes > 0;
   if (!interrupted) options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });

@@ -3,7 +3,7 @@
  * `mendableDamage` does loses nothing of the guest's; what `lossyDamage` does, nobody can undo.
  */
 import { readLayout, readOffset, type ImageLayout } from './oracle-layout.js';
-import type { Random } from './random.js';
+import { Random } from './random.js';
 
 export interface Damaged {
   readonly bytes: Uint8Array;
@@ -22,7 +22,6 @@ class Patient {
   readonly bytes: Uint8Array;
   readonly view: DataView;
   readonly layout: ImageLayout;
-  readonly done: string[] = [];
 
   constructor(
     readonly random: Random,
@@ -35,10 +34,11 @@ class Patient {
     this.layout = layout;
   }
 
-  /** Slots of the refcount table. */
+  /** Slots of the refcount table, of which the last cluster may be there in part. */
   tableSlots(): number[] {
     const { refcountTableOffset, refcountTableClusters, clusterSize } = this.layout;
-    const count = (refcountTableClusters * clusterSize) / 8;
+    const end = Math.min(refcountTableOffset + refcountTableClusters * clusterSize, this.bytes.length - 7);
+    const count = Math.floor((end - refcountTableOffset) / 8);
     return Array.from({ length: count }, (_, index) => refcountTableOffset + index * 8);
   }
 
@@ -52,7 +52,7 @@ class Patient {
     const perBlock = (clusterSize * 8) >>> refcountOrder;
     const slot = this.tableSlots()[Math.floor(cluster / perBlock)];
     const block = slot === undefined ? 0 : readOffset(this.view, slot);
-    if (block === 0 || block % clusterSize !== 0 || block + clusterSize > this.bytes.length) return null;
+    if (block === 0 || block + clusterSize > this.bytes.length) return null;
     return block * 8 + (cluster % perBlock) * 2 ** refcountOrder;
   }
 
@@ -190,27 +190,48 @@ const mark =
     return bit === 1 ? 'dirty' : 'corrupt';
   };
 
-const MENDABLE: [Damage, number][] = [
-  [lowerCounts, 0.5],
-  [raiseCounts, 0.5],
-  [flipFlags, 0.4],
-  [dropBlocks, 0.2],
-  [breakTable, 0.1],
-  [loseTable, 0.05],
-  [mark(1), 0.5],
-  [mark(2), 0.2],
-];
+export const DAMAGE = {
+  lowerCounts,
+  raiseCounts,
+  flipFlags,
+  dropBlocks,
+  breakTable,
+  loseTable,
+  dirty: mark(1),
+  corrupt: mark(2),
+};
+export type DamageName = keyof typeof DAMAGE;
+
+/** How many of the damaged images have each. */
+const SHARES: Record<DamageName, number> = {
+  lowerCounts: 0.5,
+  raiseCounts: 0.5,
+  flipFlags: 0.4,
+  dropBlocks: 0.2,
+  breakTable: 0.1,
+  loseTable: 0.05,
+  dirty: 0.5,
+  corrupt: 0.2,
+};
 
 /** One to all kinds of damage to what can be made anew from the references. */
 export function mendableDamage(random: Random, bytes: Uint8Array): Damaged {
-  const patient = new Patient(random, bytes);
-  while (patient.done.length === 0) {
-    for (const [damage, probability] of MENDABLE) {
-      const what = random.chance(probability) ? damage(patient) : null;
-      if (what !== null) patient.done.push(what);
-    }
+  const names = Object.keys(SHARES) as DamageName[];
+  for (;;) {
+    const damaged = damage(
+      random,
+      bytes,
+      names.filter((name) => random.chance(SHARES[name])),
+    );
+    if (damaged.description !== '') return damaged;
   }
-  return { bytes: patient.bytes, description: patient.done.join(', ') };
+}
+
+/** Each kind in turn; the refcount table comes last, since the others go by it. */
+export function damage(random: Random, bytes: Uint8Array, names: readonly DamageName[]): Damaged {
+  const patient = new Patient(random, bytes);
+  const done = names.map((name) => DAMAGE[name](patient)).filter((what) => what !== null);
+  return { bytes: patient.bytes, description: done.join(', ') };
 }
 
 /** Makes one entry of an active table, of any that has some, lead where it cannot; null where no table has any. */
@@ -234,4 +255,11 @@ export function lossyDamage(random: Random, bytes: Uint8Array): Damaged | null {
   if (random.chance(0.5)) mark(1)(patient);
   if (random.chance(0.5)) lowerCounts(patient);
   return { bytes: patient.bytes, description: `${kind} entry at ${slot} ${what}` };
+}
+
+/** A copy in which every cluster of an external data file has its COPIED flag. */
+export function withExternalFlags(bytes: Uint8Array): Uint8Array {
+  const patient = new Patient(new Random(0), bytes);
+  for (const { slot, kind } of patient.activeEntries()) if (kind === 'external') patient.bytes[slot]! |= 0x80;
+  return patient.bytes;
 }

@@ -92,6 +92,15 @@ export function checkImage(path: string, encryption?: Encryption, more: object =
   return { corruptions: report.corruptions ?? 0, leaks: report.leaks ?? 0, errors: report['check-errors'] };
 }
 
+/** `qemu-img check -r all`, whatever it finds; the backing file need not exist. */
+export function repairByQemu(path: string): void {
+  requireQemu();
+  const options = { driver: 'qcow2', file: { driver: 'file', filename: path }, backing: null };
+  const args = ['check', '-q', '-r', 'all', `json:${JSON.stringify(options)}`];
+  const { status, stderr } = spawnSync('qemu-img', args, { encoding: 'utf8', maxBuffer: 1 << 28 });
+  if (status !== 0) throw new Error(`qemu-img check -r all ${path}: exit ${status}\n${stderr}`);
+}
+
 function run(program: string, args: readonly string[]): string {
   requireQemu();
   try {
