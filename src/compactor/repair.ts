@@ -11,7 +11,7 @@ import { mend } from '../repair/mend.js';
 import { leaksRemain } from './notices.js';
 import { requireRepairWhat } from './options.js';
 import { type Session, beginSession, secondsSince, withImageFile } from './session.js';
-import type { RepairOptions, RepairResult, Repairs } from './types.js';
+import type { CommonOptions, RepairOptions, RepairResult, Repairs } from './types.js';
 
 /**
  * Repairs the image at `path` without compacting it. `leaks` lowers refcounts that are too high; the image is valid at
@@ -24,38 +24,24 @@ export async function repair(path: string, options: RepairOptions = {}): Promise
   return withImageFile(path, 'write', async (device) => ({ ...(await repairDevice(device, options)), path }));
 }
 
+/** Where leaks take moves. */
+interface Tuning {
+  /** Most bytes that are in two places at once. */
+  roundBytes?: number;
+}
+
 /** The same on any block device. */
 export async function repairDevice(
   device: BlockDevice,
-  options: RepairOptions & { maxMoves?: number; roundBytes?: number } = {},
+  options: RepairOptions & Tuning = {},
 ): Promise<RepairResult> {
   const what = options.what ?? 'all';
   const session = await beginSession(device, options, { forRepair: what === 'all' });
-  const { corruptions, leaks } = session.walked.findings;
   if (what === 'leaks') requireLeaksAlone(session);
-  const work =
-    what === 'all' && needsMending(session)
-      ? await mendAll(session, options)
-      : await mendLeaks(session, options);
-  const interrupted = !work.isDone;
-  const changed = session.device.changes > 0;
-  if (!interrupted) options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
-  return {
-    ...session.figures,
-    path: '',
-    outcome: interrupted ? 'interrupted' : changed ? 'repaired' : 'clean',
-    what,
-    ...work.repairs,
-    corruptions: interrupted ? corruptions : 0,
-    leaks: interrupted ? leaks : work.leaksLeft,
-    findings: session.walked.findings.words,
-    lengthBefore: session.lengthBefore,
-    lengthAfter: device.lengthBytes,
-    barriers: session.device.barriers,
-    bytesWritten: session.device.bytesWritten,
-    notices: leaksRemain(work.leaksLeft, session.figures.pinnedClusters),
-    seconds: secondsSince(session.startedAt),
-  };
+  const result = await repairSession(session, options);
+  if (result.outcome !== 'interrupted')
+    options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
+  return result;
 }
 
 /**
@@ -64,13 +50,38 @@ export async function repairDevice(
  */
 export async function repairBefore(
   device: BlockDevice,
-  options: RepairOptions,
+  { onProgress }: CommonOptions,
 ): Promise<RepairResult | null> {
-  const { onProgress, ...others } = options;
-  const session = await beginSession(device, others, { forRepair: true });
-  if (!needsMending(session)) return null;
+  const session = await beginSession(device, {}, { forRepair: true });
+  return needsMending(session) ? repairSession(session, { onProgress }) : null;
+}
+
+async function repairSession(session: Session, options: RepairOptions & Tuning): Promise<RepairResult> {
+  const what = options.what ?? 'all';
+  const isMending = what === 'all' && needsMending(session);
+  const work = isMending ? await mendAll(session, options) : await mendLeaks(session, options);
+  const { findings } = session.walked;
+  const { changes, barriers, bytesWritten } = session.device;
+  return {
+    ...session.figures,
+    path: '',
+    outcome: !work.isDone ? 'interrupted' : changes > 0 ? 'repaired' : 'clean',
+    what,
+    ...work.repairs,
+    corruptions: work.isDone ? 0 : findings.corruptions,
+    leaks: work.isDone ? work.leaksLeft : findings.leaks,
+    findings: findings.words,
+    lengthBefore: session.lengthBefore,
+    lengthAfter: session.device.lengthBytes,
+    barriers,
+    bytesWritten,
+    notices: work.isDone ? leaksRemain(work.leaksLeft, session.figures.pinnedClusters) : [],
+    seconds: secondsSince(session.startedAt),
+  };
+}
+
+function announce({ onProgress }: CommonOptions): void {
   onProgress?.({ phase: 'repair', percent: 0, bytesDone: 0, bytesTotal: 0 });
-  return repairDevice(device, { what: 'all' });
 }
 
 interface RepairWork {
@@ -95,8 +106,9 @@ function requireLeaksAlone({ walked: { findings } }: Session): void {
 async function mendAll(session: Session, options: RepairOptions): Promise<RepairWork> {
   const { image, walked } = session;
   const diagnosis = await diagnose(image);
+  // What is refused is refused before this: one line.
+  announce(options);
   const marks = marksOf(image.header);
-  options.onProgress?.({ phase: 'repair', percent: 0, bytesDone: 0, bytesTotal: 0 });
   const isDone = await mend(image, diagnosis, marks, {
     stopped: () => options.signal?.aborted ?? false,
     verify: () => verify(session.device),
@@ -118,11 +130,8 @@ async function verify(device: BlockDevice): Promise<void> {
   throw new Error(`the repair did not come out clean: ${findings.words.slice(0, 3).join('; ')}`);
 }
 
-async function mendLeaks(
-  { image, walked }: Session,
-  options: RepairOptions & { maxMoves?: number; roundBytes?: number },
-): Promise<RepairWork> {
-  options.onProgress?.({ phase: 'repair', percent: 0, bytesDone: 0, bytesTotal: 0 });
+async function mendLeaks({ image, walked }: Session, options: RepairOptions & Tuning): Promise<RepairWork> {
+  announce(options);
   const compaction = new Compaction(new Volume(image, walked.clusters), {
     leaksOnly: true,
     keepErased: 0,
@@ -131,7 +140,6 @@ async function mendLeaks(
     runtimeAsserts: options.runtimeAsserts ?? false,
     stopped: () => options.signal?.aborted ?? false,
     onMoved: () => undefined,
-    ...(options.maxMoves === undefined ? {} : { maxMoves: options.maxMoves }),
   });
   const { interrupted, leaksLeft } = await compaction.run();
   const marksCleared: Mark[] = [];

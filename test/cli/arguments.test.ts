@@ -1,5 +1,11 @@
 import { describe, expect, test } from 'vitest';
-import { parseRequest, USAGE_STATUS, UsageError, type RawOptions } from '../../src/cli/arguments.js';
+import {
+  joinRepair,
+  parseRequest,
+  USAGE_STATUS,
+  UsageError,
+  type RawOptions,
+} from '../../src/cli/arguments.js';
 import { EXIT_STATUS } from '../../src/errors.js';
 
 function refusal(raw: RawOptions, paths = ['a.qcow2']): string {
@@ -30,6 +36,8 @@ test.each([
   [{ keepErased: '5', punch: true }, 'compact'],
   [{ dryRun: true, keepErased: '5' }, 'plan'],
   [{ check: true }, 'check'],
+  [{ check: true, repair: 'leaks' }, 'repair'],
+  [{ repair: 'all', keepErased: '5' }, 'compact'],
 ] as [RawOptions, string][])('%j is a request to %s', (raw, mode) => {
   expect(parseRequest(['a'], raw).mode).toBe(mode);
 });
@@ -56,10 +64,26 @@ describe('contradictions are refused', () => {
     [{ check: true, keepErased: '0' }, '`--check` and `--keep-erased` cannot be given together'],
     [{ check: true, punch: true }, '`--check` and `--punch` cannot be given together'],
     [{ dryRun: true, eraseOnly: true }, '`--dry-run` and `--erase-only` cannot be given together'],
+    [{ repair: 'all', dryRun: true }, '`--repair` and `--dry-run` cannot be given together'],
+    [{ repair: 'all', eraseOnly: true }, '`--repair` and `--erase-only` cannot be given together'],
     [{ punch: true }, '`--punch` says how to erase: it needs `--erase-only` or `--keep-erased N`'],
   ] as [RawOptions, string][])('%j', (raw, message) => {
     expect(refusal(raw)).toBe(message);
   });
+});
+
+test.each([
+  ['--repair a', '--repair=all a'],
+  ['a --repair', 'a --repair=all'],
+  ['--repair leaks a', '--repair=leaks a'],
+  ['--check --repair all a', '--check --repair=all a'],
+  ['--repair --check a', '--repair=all --check a'],
+  ['--repair=leaks all', '--repair=leaks all'],
+  ['--repair all leaks', '--repair=all leaks'],
+  ['-- --repair leaks', '-- --repair leaks'],
+  ['a -- all --repair', 'a -- all --repair'],
+])('%s is read as %s', (given, read) => {
+  expect(joinRepair(given.split(' '))).toEqual(read.split(' '));
 });
 
 test('no image is a usage error', () => {

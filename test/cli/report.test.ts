@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { NO_COLORS } from '../../src/cli/colors.js';
 import type { Finished } from '../../src/cli/outcome.js';
 import { reportLines } from '../../src/cli/report.js';
-import { fakeCheck, fakeCompact, fakeErase, fakePlan } from './fake-results.js';
+import { fakeCheck, fakeCompact, fakeErase, fakePlan, fakeRepair } from './fake-results.js';
 
 function report(finished: Finished, path = 'image.qcow2'): string {
   return reportLines(path, finished, NO_COLORS);
@@ -121,6 +121,50 @@ describe('a check speaks as qemu-img check does', () => {
         '1 errors were found on the image.',
         'Data may be corrupted, or further writes to the image may corrupt it.',
       ].join('\n'),
+    );
+  });
+});
+
+describe('a repair', () => {
+  test('says what was found, what was done and what is there now', () => {
+    const findings = ['ERROR cluster 5 refcount=0 reference=1'];
+    const result = fakeRepair({ findings, marksCleared: ['dirty', 'corrupt'] });
+    expect(report({ mode: 'repair', result })).toBe(
+      [
+        'image.qcow2:',
+        'ERROR cluster 5 refcount=0 reference=1',
+        '... and 6 more',
+        'Repaired: 5 errors and 2 leaked clusters, the mark `dirty` cleared, the mark `corrupt` cleared.',
+        'No errors were found on the image.',
+      ].join('\n'),
+    );
+  });
+
+  test('of a sound image found nothing', () => {
+    const result = fakeRepair({ outcome: 'clean', corruptionsFound: 0, leaksFound: 0 });
+    expect(report({ mode: 'repair', result })).toBe('image.qcow2:\nNo errors were found on the image.');
+  });
+
+  test('of counts that no check sees', () => {
+    const result = fakeRepair({ corruptionsFound: 0, leaksFound: 0 });
+    expect(report({ mode: 'repair', result })).toContain('Repaired: refcounts beyond the end of the file.');
+  });
+
+  test('that left leaks says so', () => {
+    const result = fakeRepair({ what: 'leaks', corruptionsFound: 0, leaks: 1 });
+    expect(report({ mode: 'repair', result })).toContain('1 leaked clusters were found on the image.');
+  });
+
+  test('that was interrupted does not speak of a result', () => {
+    const result = fakeRepair({ outcome: 'interrupted', corruptions: 5 });
+    expect(report({ mode: 'repair', result })).toBe('image.qcow2:\nInterrupted; repair it again to go on.');
+  });
+
+  test('before a compaction is told in its line', () => {
+    const { corruptionsFound, leaksFound, refcountsRebuilt, flagsChanged } = fakeRepair({ leaksFound: 0 });
+    const repaired = { corruptionsFound, leaksFound, refcountsRebuilt, flagsChanged, marksCleared: [] };
+    expect(report({ mode: 'compact', result: fakeCompact({ repaired }) })).toMatch(
+      /in 4\.2 s, repaired 5 errors$/,
     );
   });
 });
