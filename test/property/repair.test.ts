@@ -13,7 +13,7 @@ import { Random } from '../support/random.js';
 import { RepairJudge, anyImage, damagedImage, repairFlaw } from './repaired.js';
 
 const SEED = Number(process.env.SEED ?? 1);
-const COUNT = Number(process.env.COUNT ?? 130);
+const COUNT = Number(process.env.COUNT ?? 100);
 const timeout = 60_000 + 300 * COUNT;
 
 test(`damaged images are repaired, seeds from ${SEED}, ${COUNT} of them`, { timeout }, async () => {

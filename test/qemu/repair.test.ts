@@ -3,6 +3,7 @@
  * its own repair makes of them, its check finds them clean, and they compact to the least file.
  */
 import fs from 'node:fs';
+import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { QcowError, compact, repair } from '../../src/index.js';
 import {
@@ -28,8 +29,8 @@ const image = directory.path('image.qcow2');
 const copy = directory.path('copy.qcow2');
 const byQemu = directory.path('by-qemu.qcow2');
 
-function isDirty(path: string): boolean {
-  return (layoutOf(path).view.getUint32(76) & 1) !== 0;
+function isDirty(target: string): boolean {
+  return (layoutOf(target).view.getUint32(76) & 1) !== 0;
 }
 
 /** Repairs and compacts `image` and copies of it in every way, and judges the results. */
@@ -110,6 +111,12 @@ test('QEMU found the image corrupt and marked it', async () => {
   expect(digests(image)).toEqual(content);
   await compact(image);
   expectMinimal(image);
+});
+
+test('the image in fixtures/', async () => {
+  fs.copyFileSync(path.resolve('fixtures/dirty.qcow2'), image);
+  expect(isDirty(image)).toBe(true);
+  await repairAndJudge();
 });
 
 test('an external data file and lazy refcounts', async () => {
