@@ -217,13 +217,14 @@ export function parseExtensions(cluster0: Uint8Array, header: Header): HeaderExt
   while (at + 8 <= end) {
     const type = view.getUint32(at);
     const dataBytes = view.getUint32(at + 4);
-    if (type === EXTENSION.end) break;
+    // Before the end marker is known for one, as in QEMU, which does not open an image where its length is too large.
     if (dataBytes > end - at - 8) {
       throw new QcowError('CORRUPT', `header extension ${hex(type)} is larger than the room for it`, {
         where: `header, byte ${at}`,
         hint: 'the image is damaged; it was left untouched',
       });
     }
+    if (type === EXTENSION.end) break;
     extensions.push({ type, dataAt: at + 8, dataBytes });
     at += 8 + Math.ceil(dataBytes / 8) * 8;
   }

@@ -157,9 +157,7 @@ export class Census implements ReferenceVisitor {
         `cluster at ${place} is used as ${KIND_NAMES[present]} and as ${KIND_NAMES[kind]}`,
         slot,
       );
-      return;
-    }
-    clusters.setKind(cluster, kind);
+    } else clusters.setKind(cluster, kind);
     const refs = clusters.refs[cluster]! + paths;
     if (refs > this.#greatest) {
       this.#corruption(`more references to cluster ${cluster} than a refcount can hold`, slot);
