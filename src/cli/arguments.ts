@@ -15,6 +15,7 @@ export interface RawOptions {
   eraseOnly?: boolean;
   keepErased?: string;
   punch?: boolean;
+  dropPreallocation?: boolean;
   dryRun?: boolean;
   check?: boolean;
   json?: boolean;
@@ -28,6 +29,7 @@ export interface Request {
   /** Clusters; undefined where the option was not given. */
   keepErased: number | undefined;
   punch: boolean;
+  dropPreallocation: boolean;
   json: boolean;
   quiet: boolean;
   debug: boolean;
@@ -39,6 +41,8 @@ const CONTRADICTIONS: [keyof RawOptions, keyof RawOptions][] = [
   ['check', 'eraseOnly'],
   ['check', 'keepErased'],
   ['check', 'punch'],
+  ['check', 'dropPreallocation'],
+  ['eraseOnly', 'dropPreallocation'],
   ['dryRun', 'eraseOnly'],
 ];
 
@@ -46,6 +50,7 @@ const FLAG: Record<keyof RawOptions, string> = {
   eraseOnly: '--erase-only',
   keepErased: '--keep-erased',
   punch: '--punch',
+  dropPreallocation: '--drop-preallocation',
   dryRun: '--dry-run',
   check: '--check',
   json: '--json',
@@ -72,6 +77,7 @@ export function parseRequest(paths: string[], raw: RawOptions): Request {
     paths,
     keepErased: raw.keepErased === undefined ? undefined : parseClusterCount(raw.keepErased),
     punch: raw.punch === true,
+    dropPreallocation: raw.dropPreallocation === true,
     json: raw.json === true,
     quiet: raw.quiet === true,
     debug: raw.debug === true,

@@ -6,6 +6,7 @@ import { extentBytes, extentOffset, extentReservedBits } from '../format/compres
 import {
   HI_COMPRESSED,
   HI_COPIED,
+  LO_ZERO,
   entryOffset,
   externalFault,
   l1ReservedBits,
@@ -20,7 +21,7 @@ import {
   hasDataFile,
   l2EntryBytes,
 } from '../format/header.js';
-import { swapHalves } from '../format/words.js';
+import { isZero, swapHalves } from '../format/words.js';
 import { HoleFinder } from './hole-finder.js';
 import { type HostClusters, Kind } from './host-clusters.js';
 import { type Image, clustersFor } from './image.js';
@@ -59,6 +60,10 @@ export interface ReferenceVisitor {
    * `halves.length` where none is left.
    */
   takeOrdinary?(halves: Int32Array, from: number, paths: number, active: boolean): number;
+  /** An L2 table without an entry: all of it is zero. */
+  emptyTable?(cluster: number): void;
+  /** An L2 table with entries that own a cluster of which they read nothing (hazard 4.4). */
+  preallocatedTable?(cluster: number): void;
   /** A damaged entry, in words. Left out where the image is known to be sound. */
   problem?(what: string, slot: number): void;
 }
@@ -74,6 +79,12 @@ export interface L1Table {
   active: boolean;
   /** Host offset of the field that refers to it. */
   slot: number;
+}
+
+/** Whether an L2 entry owns a cluster of which it reads nothing. `allocated`: of an extended entry, as in its bitmap. */
+export function isPreallocated(hi: number, lo: number, allocated: number | undefined): boolean {
+  if ((hi & HI_COMPRESSED) !== 0 || entryOffset(hi, lo) === 0) return false;
+  return allocated === undefined ? (lo & LO_ZERO) !== 0 : allocated === 0;
 }
 
 /** Every L1 table, the active one first. */
@@ -131,9 +142,13 @@ export async function visitReferences(
   for (const table of tables) await visitL1(image, table, holes, visitor);
   // What these name lies in the other file: read only to be checked.
   if (hasDataFile(header) && visitor.problem === undefined) return;
-  await readTables(device, clusterBytes, clusters.ofKind(Kind.l2Table), (cluster, bytes) => {
-    visitL2(image, cluster, bytes, clusters, visitor);
-  });
+  await readTables(
+    device,
+    clusterBytes,
+    clusters.ofKind(Kind.l2Table),
+    (cluster, bytes) => visitL2(image, cluster, bytes, clusters, visitor),
+    (cluster) => visitor.emptyTable?.(cluster),
+  );
 }
 
 /** L1 tables are up to 32 MiB: they are read in pieces. */
@@ -180,6 +195,11 @@ function visitL2(
   visitor: ReferenceVisitor,
 ): void {
   const { clusterBits, clusterBytes, version } = image.header;
+  if (isZero(bytes)) {
+    visitor.emptyTable?.(cluster);
+    return;
+  }
+  let isPreallocating = false;
   const halves = swapHalves(bytes);
   const base = cluster * clusterBytes;
   const paths = clusters.refs[cluster]!;
@@ -189,7 +209,7 @@ function visitL2(
   const isExternal = hasDataFile(image.header);
   for (let i = 0; i < halves.length; i += halvesPerEntry) {
     if (!isExtended && !isExternal) i = visitor.takeOrdinary?.(halves, i, paths, active !== 0) ?? i;
-    if (i >= halves.length) return;
+    if (i >= halves.length) break;
     const hi = halves[i]!;
     const lo = halves[i + 1]!;
     const slot = base + i * 4;
@@ -217,7 +237,9 @@ function visitL2(
       visitor.problem?.('reserved bits are set in an L2 entry', slot);
     const target = entryOffset(hi, lo);
     if (target === 0) continue;
+    isPreallocating ||= isPreallocated(hi, lo, isExtended ? halves[i + 3] : undefined);
     const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;
     visitor.reference(slot, target, 1, Kind.data, paths, active | copied);
   }
+  if (isPreallocating) visitor.preallocatedTable?.(cluster);
 }

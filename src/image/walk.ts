@@ -26,6 +26,9 @@ export interface Walk {
   findings: Findings;
   live: number;
   junk: number;
+  /** L2 tables (host clusters) without an entry, and those with preallocated clusters that read as zeroes. */
+  emptyTables: number[];
+  preallocatedTables: number[];
 }
 
 /** The upper half of an ordinary entry, as the bit operations of JavaScript know it. */
@@ -35,6 +38,8 @@ const COPIED_ALONE = HI_COPIED | 0;
 export class Census implements ReferenceVisitor {
   readonly clusters: HostClusters;
   readonly findings: Findings = { corruptions: 0, leaks: 0, words: [] };
+  readonly emptyTables: number[] = [];
+  readonly preallocatedTables: number[] = [];
   readonly #image: Image;
   readonly #greatest: number;
   /** Clusters that something refers to. */
@@ -56,6 +61,14 @@ export class Census implements ReferenceVisitor {
 
   #say(words: string): void {
     if (this.findings.words.length < MAX_FINDINGS) this.findings.words.push(words);
+  }
+
+  emptyTable(cluster: number): void {
+    this.emptyTables.push(cluster);
+  }
+
+  preallocatedTable(cluster: number): void {
+    this.preallocatedTables.push(cluster);
   }
 
   problem(what: string, slot: number): void {
@@ -218,7 +231,8 @@ export async function walk(image: Image): Promise<Walk> {
   });
   const census = new Census(image);
   await visitReferences(image, census.clusters, census);
-  return { clusters: census.clusters, findings: census.findings, ...census.compareCounts() };
+  const { clusters, findings, emptyTables, preallocatedTables } = census;
+  return { clusters, findings, emptyTables, preallocatedTables, ...census.compareCounts() };
 }
 
 /** Throws unless the walk found the image free of corruption. Leaks are no corruption. */
