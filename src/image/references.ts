@@ -33,6 +33,8 @@ export const Flag = {
   active: 1,
   /** Its COPIED bit is set. */
   copied: 2,
+  /** It owns a cluster of which it reads nothing: preallocated (hazard 4.4). */
+  unread: 4,
 } as const;
 
 export interface ReferenceVisitor {
@@ -62,8 +64,6 @@ export interface ReferenceVisitor {
   takeOrdinary?(halves: Int32Array, from: number, paths: number, active: boolean): number;
   /** An L2 table without an entry: all of it is zero. */
   emptyTable?(cluster: number): void;
-  /** An L2 table with entries that own a cluster of which they read nothing (hazard 4.4). */
-  preallocatedTable?(cluster: number): void;
   /** A damaged entry, in words. Left out where the image is known to be sound. */
   problem?(what: string, slot: number): void;
 }
@@ -199,7 +199,6 @@ function visitL2(
     visitor.emptyTable?.(cluster);
     return;
   }
-  let isPreallocating = false;
   const halves = swapHalves(bytes);
   const base = cluster * clusterBytes;
   const paths = clusters.refs[cluster]!;
@@ -237,9 +236,8 @@ function visitL2(
       visitor.problem?.('reserved bits are set in an L2 entry', slot);
     const target = entryOffset(hi, lo);
     if (target === 0) continue;
-    isPreallocating ||= isPreallocated(hi, lo, isExtended ? halves[i + 3] : undefined);
     const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;
-    visitor.reference(slot, target, 1, Kind.data, paths, active | copied);
+    const unread = isPreallocated(hi, lo, isExtended ? halves[i + 3] : undefined) ? Flag.unread : 0;
+    visitor.reference(slot, target, 1, Kind.data, paths, active | copied | unread);
   }
-  if (isPreallocating) visitor.preallocatedTable?.(cluster);
 }

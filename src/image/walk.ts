@@ -67,10 +67,6 @@ export class Census implements ReferenceVisitor {
     this.emptyTables.push(cluster);
   }
 
-  preallocatedTable(cluster: number): void {
-    this.preallocatedTables.push(cluster);
-  }
-
   problem(what: string, slot: number): void {
     this.#corruption(what, slot);
   }
@@ -94,6 +90,10 @@ export class Census implements ReferenceVisitor {
       this.#count(cluster, kind, paths, slot);
     }
     if (kind === Kind.l2Table || kind === Kind.data) this.#checkFlag(first, kind, flags, slot);
+    if ((flags & Flag.unread) !== 0) {
+      const table = Math.floor(slot / clusterBytes);
+      if (this.preallocatedTables.at(-1) !== table) this.preallocatedTables.push(table);
+    }
   }
 
   /** Whether what begins at `offset` and ends before cluster `end` is in the file, where refcounts describe it. */

@@ -8,9 +8,9 @@ import { type BlockDevice, SECTOR } from '../device/block-device.js';
 import { entryOffset } from '../format/entries.js';
 import { l2EntryBytes } from '../format/header.js';
 import { isZero, viewOf } from '../format/words.js';
-import type { HostClusters } from '../image/host-clusters.js';
+import { type HostClusters, Kind } from '../image/host-clusters.js';
 import type { Image } from '../image/image.js';
-import { isPreallocated, l1Tables } from '../image/references.js';
+import { Flag, isPreallocated, l1Tables, visitReferences } from '../image/references.js';
 import type { Walk } from '../image/walk.js';
 import { changedSpans } from './reference-updater.js';
 
@@ -41,6 +41,7 @@ export async function releaseSurplus(
       if (await dropFromTable(image, walk.clusters, table, released, write)) empty.add(table);
     }
   }
+  await remark(image, walk.clusters, released.unsure);
   const preallocated = released.count;
   if (empty.size > 0) {
     if (write) {
@@ -60,6 +61,8 @@ class Releases {
   readonly #clusters: HostClusters;
   /** Clusters that nothing refers to any more. */
   count = 0;
+  /** Clusters that are still in use, of which it is not known whether an entry without COPIED still leads to them. */
+  readonly unsure = new Set<number>();
 
   constructor(image: Image, clusters: HostClusters) {
     this.#image = image;
@@ -74,11 +77,26 @@ class Releases {
     refs[cluster]! -= paths;
     if (refs[cluster] === 0) {
       this.#clusters.forget(cluster);
+      this.unsure.delete(cluster);
       this.count++;
-    }
+    } else if (this.#clusters.isUnflagged(cluster)) this.unsure.add(cluster);
     // In memory: on disk it comes down behind the barrier.
     if (isExact && !this.#clusters.needsFlag(cluster)) refcounts.set(cluster, refs[cluster]!);
   }
+}
+
+/** Marks those of `unsure` to which an active entry without COPIED leads that is not given up. */
+async function remark(image: Image, clusters: HostClusters, unsure: ReadonlySet<number>): Promise<void> {
+  if (unsure.size === 0) return;
+  for (const cluster of unsure) clusters.unmarkUnflagged(cluster);
+  await visitReferences(image, clusters, {
+    reference(_slot, target, _count, kind, _paths, flags) {
+      const remains = kind === Kind.data && (flags & Flag.active) !== 0 && (flags & Flag.unread) === 0;
+      if (!remains || (flags & Flag.copied) !== 0) return;
+      const cluster = target / image.header.clusterBytes;
+      if (unsure.has(cluster)) clusters.markUnflagged(cluster);
+    },
+  });
 }
 
 /** Takes the cluster away from every entry of the L2 table that does not read it; whether no entry is left. */
