@@ -35,6 +35,7 @@ export interface RawOptions {
   eraseOnly?: boolean;
   keepErased?: string;
   punch?: boolean;
+  dropPreallocation?: boolean;
   dryRun?: boolean;
   check?: boolean;
   repair?: RepairWhat;
@@ -49,6 +50,7 @@ export interface Request {
   /** Clusters; undefined where the option was not given. */
   keepErased: number | undefined;
   punch: boolean;
+  dropPreallocation: boolean;
   /** With `compact`: what is repaired first; undefined where the option was not given. */
   repair: RepairWhat | undefined;
   json: boolean;
@@ -62,6 +64,8 @@ const CONTRADICTIONS: [keyof RawOptions, keyof RawOptions][] = [
   ['check', 'eraseOnly'],
   ['check', 'keepErased'],
   ['check', 'punch'],
+  ['check', 'dropPreallocation'],
+  ['eraseOnly', 'dropPreallocation'],
   ['dryRun', 'eraseOnly'],
   ['repair', 'dryRun'],
   ['repair', 'eraseOnly'],
@@ -71,6 +75,7 @@ const FLAG: Record<keyof RawOptions, string> = {
   eraseOnly: '--erase-only',
   keepErased: '--keep-erased',
   punch: '--punch',
+  dropPreallocation: '--drop-preallocation',
   dryRun: '--dry-run',
   check: '--check',
   repair: '--repair',
@@ -98,6 +103,7 @@ export function parseRequest(paths: string[], raw: RawOptions): Request {
     paths,
     keepErased: raw.keepErased === undefined ? undefined : parseClusterCount(raw.keepErased),
     punch: raw.punch === true,
+    dropPreallocation: raw.dropPreallocation === true,
     repair: raw.repair,
     json: raw.json === true,
     quiet: raw.quiet === true,

@@ -38,6 +38,7 @@ function createProgram(): Command {
     .option('--erase-only', 'move nothing: overwrite clusters that nothing uses with zeroes')
     .option('--keep-erased <N>', 'leave N erased clusters; with --erase-only, stop when N are erased')
     .option('--punch', 'erase by deallocating host blocks instead of writing zeroes')
+    .option('--drop-preallocation', 'give up clusters that are allocated but read as zeroes')
     .option('--json', 'one JSON document on stdout (docs/json.md)')
     .option('-q, --quiet', 'print errors only')
     .option('--debug', 'print the trace of errors')

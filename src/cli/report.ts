@@ -40,6 +40,8 @@ function compactLine(result: CompactResult, colors: Colors): string {
   ];
   if (result.repaired !== null) parts.push(`repaired ${repairsInWords(result.repaired)}`);
   if (result.leaksReclaimed > 0) parts.push(`${countOf(result.leaksReclaimed, 'leaked cluster')} freed`);
+  if (result.preallocationReleased > 0)
+    parts.push(`${countOf(result.preallocationReleased, 'preallocated cluster')} given up`);
   if (result.clustersErased > 0) parts.push(`${countOf(result.clustersErased, 'erased cluster')} kept`);
   const line = parts.join(', ');
   return result.outcome === 'interrupted' ? `interrupted: ${line}; ${RUN_AGAIN}` : line;
@@ -69,12 +71,19 @@ function planLines(result: PlanResult, colors: Colors): string {
     ['live', String(clusters.live)],
     ['junk', String(clusters.junk)],
     ['leaked', String(clusters.leaked)],
-    ...(result.pinnedClusters > 0 ? [['pinned', String(result.pinnedClusters)] as [string, string]] : []),
+    ...rowOf('pinned', result.pinnedClusters),
+    ...rowOf('empty tables', result.tablesReleased),
+    ...rowOf('to give up', result.preallocationReleased),
     ['to move', String(result.clustersToMove)],
     ['to copy', exactBytes(result.bytesToCopy)],
   ];
   const table = rows.map(([label, value]) => `  ${label.padEnd(14)} ${value}`);
   return [`${lengths(result)} (${gain('would reclaim', result, colors)})`, ...table].join('\n');
+}
+
+/** Left out where there is nothing of the kind, as in most images. */
+function rowOf(label: string, count: number): [string, string][] {
+  return count === 0 ? [] : [[label, String(count)]];
 }
 
 function lengths(result: PlanResult): string {

@@ -104,18 +104,21 @@ function isAbort(error: unknown, signal: AbortSignal): boolean {
 
 async function callEngine(path: string, session: Session): Promise<Finished> {
   const { request, engine, progress, interrupts } = session;
-  const { mode, keepErased, punch, repair } = request;
+  const { mode, keepErased, punch, dropPreallocation, repair } = request;
   const common: CommonOptions = {
     signal: interrupts.signal,
     onProgress: (event) => progress.update(event),
   };
   switch (mode) {
     case 'compact':
-      return { mode, result: await engine.compact(path, { ...common, keepErased, punch, repair }) };
+      return {
+        mode,
+        result: await engine.compact(path, { ...common, keepErased, punch, dropPreallocation, repair }),
+      };
     case 'erase':
       return { mode, result: await engine.eraseJunk(path, { ...common, keepErased, punch }) };
     case 'plan':
-      return { mode, result: await engine.plan(path, { ...common, keepErased, punch }) };
+      return { mode, result: await engine.plan(path, { ...common, keepErased, punch, dropPreallocation }) };
     case 'check':
       return { mode, result: await engine.check(path, common) };
     case 'repair':

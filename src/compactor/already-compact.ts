@@ -12,6 +12,7 @@ export function isAlreadyCompact({ header, refcounts, fileClusters }: Image, wal
   const { leaks, corruptions } = walked.findings;
   // Compressed clusters may be partly dead, which only a forecast tells.
   if (walked.clusters.hasCompressed) return false;
+  if (walked.emptyTables.length > 0) return false;
   if (walked.junk > 0 || leaks > 0 || corruptions > 0 || refcounts.hasStale) return false;
   const blocks = refcounts.present.length;
   const others = fileClusters - blocks - refcounts.tableClusters;

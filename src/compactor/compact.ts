@@ -1,8 +1,9 @@
 /** The main job: compacts an image in place. */
 import type { BlockDevice } from '../device/block-device.js';
-import { requireSound } from '../image/walk.js';
+import { type Walk, requireSound } from '../image/walk.js';
 import { Compaction, type CompactionReport, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
 import { forecast } from '../recycler/forecast.js';
+import { releaseSurplus } from '../recycler/surplus.js';
 import { goalFor } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
 import { decidePunch, excessRemains, leaksRemain, littleToReclaim, pinnedRemain } from './notices.js';
@@ -45,7 +46,7 @@ export async function compactDevice(
   // An interrupt is answered, and asserts are made, on the long way only.
   const isShort = options.runtimeAsserts !== true && options.signal?.aborted !== true;
   const work =
-    isShort && isAlreadyCompact(image, walked)
+    isShort && isAlreadyCompact(image, walked) && !dropsPreallocation(options, walked)
       ? nothingToDo(session, options)
       : await carryOut(session, options, punch);
   const { planned, report, referencesUpdated, clustersErased, junkClusters } = work;
@@ -90,6 +91,10 @@ function repairsOf(result: RepairResult | null): Repairs | null {
   return { corruptionsFound, leaksFound, refcountsRebuilt, flagsChanged, marksCleared };
 }
 
+function dropsPreallocation({ dropPreallocation }: CompactOptions, { preallocatedTables }: Walk): boolean {
+  return dropPreallocation === true && preallocatedTables.length > 0;
+}
+
 interface Work {
   planned: PlanResult;
   report: CompactionReport;
@@ -101,7 +106,8 @@ interface Work {
 
 function nothingToDo({ figures, lengthBefore }: Session, options: CompactOptions): Work {
   const goal = { finalClusters: figures.clusters.total };
-  const planned = planFigures({ figures, lengthBefore }, { goal, clustersToMove: 0, bytesToCopy: 0 });
+  const forecast = { goal, clustersToMove: 0, bytesToCopy: 0 };
+  const planned = planFigures({ figures, lengthBefore }, forecast, { tables: 0, preallocated: 0 });
   announcePlan(planned, options);
   const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, leaksLeft: 0, excess: 0 };
   return { planned, report, referencesUpdated: 0, clustersErased: 0, junkClusters: 0 };
@@ -113,9 +119,13 @@ async function carryOut(
   punch: boolean,
 ): Promise<Work> {
   const keepErased = options.keepErased ?? 0;
+  const surplus = await releaseSurplus(session.image, session.walked, {
+    dropPreallocation: options.dropPreallocation ?? false,
+    write: options.signal?.aborted !== true,
+  });
   const volume = new Volume(session.image, session.walked.clusters);
   const expected = await forecast(volume, keepErased);
-  const planned = planFigures(session, expected);
+  const planned = planFigures(session, expected, surplus);
   announcePlan(planned, options);
   let percent = 0;
   const compaction = new Compaction(volume, {

@@ -1,25 +1,27 @@
 /** `--dry-run`: the same walk and plan, nothing written. */
 import { requireSound } from '../image/walk.js';
 import { type Forecast, forecast } from '../recycler/forecast.js';
+import { type Surplus, releaseSurplus } from '../recycler/surplus.js';
 import type { Goal } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
 import { littleToReclaim, pinnedRemain } from './notices.js';
 import { requireClusterCount } from './options.js';
 import { type Session, beginSession, withImageFile } from './session.js';
-import type { CommonOptions, PlanResult } from './types.js';
+import type { PlanOptions, PlanResult } from './types.js';
 
 /** What `compact` would do to the image at `path`. Takes the same lock where the file is writable. */
-export async function plan(
-  path: string,
-  options: CommonOptions & { keepErased?: number; punch?: boolean } = {},
-): Promise<PlanResult> {
+export async function plan(path: string, options: PlanOptions = {}): Promise<PlanResult> {
   requireClusterCount('keepErased', options.keepErased);
   return withImageFile(path, 'inspect', async (device, notices) => {
     const session = await beginSession(device, options);
     requireSound(session.walked);
+    const surplus = await releaseSurplus(session.image, session.walked, {
+      dropPreallocation: options.dropPreallocation ?? false,
+      write: false,
+    });
     const volume = new Volume(session.image, session.walked.clusters);
     const expected = await forecast(volume, options.keepErased ?? 0);
-    const figures = planFigures(session, expected);
+    const figures = planFigures(session, expected, surplus);
     const { live, total } = figures.clusters;
     const { junkClusters } = expected.goal;
     const keepErased = options.keepErased ?? 0;
@@ -40,6 +42,7 @@ export function planFigures(
   }: Pick<Forecast, 'clustersToMove' | 'bytesToCopy'> & {
     goal: Pick<Goal, 'finalClusters'>;
   },
+  surplus: Surplus,
 ): PlanResult {
   return {
     ...figures,
@@ -48,6 +51,8 @@ export function planFigures(
     lengthAfter: Math.min(lengthBefore, goal.finalClusters * figures.clusterBytes),
     clustersToMove,
     bytesToCopy,
+    tablesReleased: surplus.tables,
+    preallocationReleased: surplus.preallocated,
     notices: [],
   };
 }

@@ -25,11 +25,16 @@ export interface EraseOptions extends CommonOptions {
   punch?: boolean;
 }
 
-export interface CompactOptions extends CommonOptions {
+export interface PlanOptions extends CommonOptions {
   /** Leave this many erased clusters in the file for the guest's next writes; default 0. */
   keepErased?: number;
   /** Erase those by deallocating host blocks instead of writing zeroes. */
   punch?: boolean;
+  /** Give up clusters that are allocated but read as zeroes; by default they stay, as the guest's preallocation. */
+  dropPreallocation?: boolean;
+}
+
+export interface CompactOptions extends PlanOptions {
   /** Most bytes that are in two places at once; default 256 MiB, less when the host is nearly full. */
   roundBytes?: number;
   /**
@@ -104,6 +109,10 @@ export interface PlanResult extends ImageFigures {
   lengthAfter: number;
   clustersToMove: number;
   bytesToCopy: number;
+  /** L2 tables without an entry, which a compaction releases. */
+  tablesReleased: number;
+  /** Clusters that are allocated but read as zeroes, and are given up (`dropPreallocation`). */
+  preallocationReleased: number;
   /** Things the user should know, one line each: `little to reclaim: ...`, `read-only, not locked`. */
   notices: string[];
 }

@@ -3,7 +3,7 @@
  * Pure: bytes in, fields out. Every field is bounded here or by the file's length before it is used (I6).
  */
 import { QcowError, hex } from '../errors.js';
-import { readWord, viewOf } from './words.js';
+import { TWO_32, readWord, viewOf } from './words.js';
 
 export const MAGIC = 0x5146_49fb;
 /** Byte positions of the only fields that a compaction changes; all lie in the first sector. */
@@ -116,7 +116,8 @@ export function parseHeader(bytes: Uint8Array): Header {
     version,
     clusterBits,
     clusterBytes,
-    virtualBytes: readWord(view, 24),
+    // Up to 2^61, where l1_size ends; a multiple of 512, so that a number holds it.
+    virtualBytes: view.getUint32(24) * TWO_32 + view.getUint32(28),
     encryption: view.getUint32(32),
     l1Entries: view.getUint32(36),
     l1Offset: readWord(view, L1_OFFSET_AT),
@@ -148,9 +149,6 @@ function validateHeader(header: Header): void {
   }
   if (header.refcountOrder > 6)
     throw outOfBounds('refcount_order', header.refcountOrder, 'it must be 0 to 6');
-  if (!Number.isFinite(header.virtualBytes)) {
-    throw new QcowError('UNSUPPORTED', 'the virtual size is 2^53 bytes or more; this version handles less');
-  }
   if (header.backingFileOffset !== 0) {
     const room = clusterBytes - header.backingFileOffset;
     if (!(room >= 0))
@@ -219,13 +217,14 @@ export function parseExtensions(cluster0: Uint8Array, header: Header): HeaderExt
   while (at + 8 <= end) {
     const type = view.getUint32(at);
     const dataBytes = view.getUint32(at + 4);
-    if (type === EXTENSION.end) break;
+    // Before the end marker is known for one, as in QEMU, which does not open an image where its length is too large.
     if (dataBytes > end - at - 8) {
       throw new QcowError('CORRUPT', `header extension ${hex(type)} is larger than the room for it`, {
         where: `header, byte ${at}`,
         hint: 'the image is damaged; it was left untouched',
       });
     }
+    if (type === EXTENSION.end) break;
     extensions.push({ type, dataAt: at + 8, dataBytes });
     at += 8 + Math.ceil(dataBytes / 8) * 8;
   }

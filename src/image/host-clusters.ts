@@ -99,12 +99,20 @@ export class HostClusters {
     this.kinds[cluster]! |= UNFLAGGED;
   }
 
+  isUnflagged(cluster: number): boolean {
+    return (this.kinds[cluster]! & UNFLAGGED) !== 0;
+  }
+
+  unmarkUnflagged(cluster: number): void {
+    this.kinds[cluster]! &= ~UNFLAGGED;
+  }
+
   /**
    * One active entry without COPIED is all that leads here. Its refcount can only be lowered to 1 by moving
    * the cluster, so that pointer and flag change in the same 8 bytes (I3).
    */
   needsFlag(cluster: number): boolean {
-    return this.refs[cluster] === 1 && (this.kinds[cluster]! & UNFLAGGED) !== 0;
+    return this.refs[cluster] === 1 && this.isUnflagged(cluster);
   }
 
   /** What was said of `source` holds of `destination`; `flagged`: the entry has got its COPIED flag. */

@@ -7,6 +7,7 @@ import {
   EXTERNAL_WITHOUT_COPIED,
   HI_COMPRESSED,
   HI_COPIED,
+  LO_ZERO,
   entryOffset,
   externalFault,
   l1ReservedBits,
@@ -21,7 +22,7 @@ import {
   hasDataFile,
   l2EntryBytes,
 } from '../format/header.js';
-import { swapHalves } from '../format/words.js';
+import { isZero, swapHalves } from '../format/words.js';
 import { HoleFinder } from './hole-finder.js';
 import { type HostClusters, Kind } from './host-clusters.js';
 import { type Image, clustersFor } from './image.js';
@@ -33,6 +34,8 @@ export const Flag = {
   active: 1,
   /** Its COPIED bit is set. */
   copied: 2,
+  /** It owns a cluster of which it reads nothing: preallocated (hazard 4.4). */
+  unread: 4,
 } as const;
 
 export interface ReferenceVisitor {
@@ -60,6 +63,8 @@ export interface ReferenceVisitor {
    * `halves.length` where none is left.
    */
   takeOrdinary?(halves: Int32Array, from: number, paths: number, active: boolean): number;
+  /** An L2 table without an entry: all of it is zero. */
+  emptyTable?(cluster: number): void;
   /**
    * A damaged entry, in words. Left out where the image is known to be sound. `flagAlone`: all that is wrong is
    * that an entry of the external data file is without COPIED.
@@ -78,6 +83,12 @@ export interface L1Table {
   active: boolean;
   /** Host offset of the field that refers to it. */
   slot: number;
+}
+
+/** Whether an L2 entry owns a cluster of which it reads nothing. `allocated`: of an extended entry, as in its bitmap. */
+export function isPreallocated(hi: number, lo: number, allocated: number | undefined): boolean {
+  if ((hi & HI_COMPRESSED) !== 0 || entryOffset(hi, lo) === 0) return false;
+  return allocated === undefined ? (lo & LO_ZERO) !== 0 : allocated === 0;
 }
 
 /** Every L1 table, the active one first. */
@@ -135,9 +146,13 @@ export async function visitReferences(
   for (const table of tables) await visitL1(image, table, holes, visitor);
   // What these name lies in the other file: read only to be checked.
   if (hasDataFile(header) && visitor.problem === undefined) return;
-  await readTables(device, clusterBytes, clusters.ofKind(Kind.l2Table), (cluster, bytes) => {
-    visitL2(image, cluster, bytes, clusters, visitor);
-  });
+  await readTables(
+    device,
+    clusterBytes,
+    clusters.ofKind(Kind.l2Table),
+    (cluster, bytes) => visitL2(image, cluster, bytes, clusters, visitor),
+    (cluster) => visitor.emptyTable?.(cluster),
+  );
 }
 
 /** L1 tables are up to 32 MiB: they are read in pieces. */
@@ -184,6 +199,10 @@ function visitL2(
   visitor: ReferenceVisitor,
 ): void {
   const { clusterBits, clusterBytes, version } = image.header;
+  if (isZero(bytes)) {
+    visitor.emptyTable?.(cluster);
+    return;
+  }
   const halves = swapHalves(bytes);
   const base = cluster * clusterBytes;
   const paths = clusters.refs[cluster]!;
@@ -193,7 +212,7 @@ function visitL2(
   const isExternal = hasDataFile(image.header);
   for (let i = 0; i < halves.length; i += halvesPerEntry) {
     if (!isExtended && !isExternal) i = visitor.takeOrdinary?.(halves, i, paths, active !== 0) ?? i;
-    if (i >= halves.length) return;
+    if (i >= halves.length) break;
     const hi = halves[i]!;
     const lo = halves[i + 1]!;
     const slot = base + i * 4;
@@ -222,6 +241,7 @@ function visitL2(
     const target = entryOffset(hi, lo);
     if (target === 0) continue;
     const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;
-    visitor.reference(slot, target, 1, Kind.data, paths, active | copied);
+    const unread = isPreallocated(hi, lo, isExtended ? halves[i + 3] : undefined) ? Flag.unread : 0;
+    visitor.reference(slot, target, 1, Kind.data, paths, active | copied | unread);
   }
 }

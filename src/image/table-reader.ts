@@ -9,7 +9,7 @@ const BATCH_BYTES = 4 << 20;
 
 /**
  * Calls `visit` once for each cluster that `clusters` yields (ascending host clusters), with its bytes, except
- * for those that are all zero in a hole of the file. The bytes are `visit`'s to change, at a multiple of 8
+ * for those that are all zero in a hole of the file: `hole` is called for these. The bytes are `visit`'s to change, at a multiple of 8
  * of their buffer, and valid during the call only.
  */
 export async function readTables(
@@ -17,6 +17,7 @@ export async function readTables(
   clusterBytes: number,
   clusters: Iterable<number>,
   visit: (cluster: number, bytes: Uint8Array) => void,
+  hole: (cluster: number) => void = () => undefined,
 ): Promise<void> {
   const perRead = Math.max(1, Math.floor(READ_BYTES / clusterBytes));
   const perBatch = Math.max(1, Math.floor(BATCH_BYTES / clusterBytes));
@@ -48,7 +49,10 @@ export async function readTables(
   };
 
   for (const cluster of clusters) {
-    if (holes.isHole(cluster * clusterBytes, clusterBytes)) continue;
+    if (holes.isHole(cluster * clusterBytes, clusterBytes)) {
+      hole(cluster);
+      continue;
+    }
     const last = batch.at(-1);
     if (last !== undefined && last.first + last.count === cluster && last.count < perRead) last.count++;
     else {

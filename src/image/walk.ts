@@ -28,6 +28,9 @@ export interface Walk {
   findings: Findings;
   live: number;
   junk: number;
+  /** L2 tables (host clusters) without an entry, and those with preallocated clusters that read as zeroes. */
+  emptyTables: number[];
+  preallocatedTables: number[];
 }
 
 /** The upper half of an ordinary entry, as the bit operations of JavaScript know it. */
@@ -37,6 +40,8 @@ const COPIED_ALONE = HI_COPIED | 0;
 export class Census implements ReferenceVisitor {
   readonly clusters: HostClusters;
   readonly findings: Findings = { corruptions: 0, leaks: 0, words: [], firstCorruption: '' };
+  readonly emptyTables: number[] = [];
+  readonly preallocatedTables: number[] = [];
   readonly #image: Image;
   readonly #greatest: number;
   /** Clusters that something refers to. */
@@ -62,6 +67,10 @@ export class Census implements ReferenceVisitor {
     if (this.findings.words.length < MAX_FINDINGS) this.findings.words.push(words);
   }
 
+  emptyTable(cluster: number): void {
+    this.emptyTables.push(cluster);
+  }
+
   problem(what: string, slot: number): void {
     this.#corruption(what, slot);
   }
@@ -85,6 +94,10 @@ export class Census implements ReferenceVisitor {
       this.#count(cluster, kind, paths, slot);
     }
     if (kind === Kind.l2Table || kind === Kind.data) this.#checkFlag(first, kind, flags, slot);
+    if ((flags & Flag.unread) !== 0) {
+      const table = Math.floor(slot / clusterBytes);
+      if (this.preallocatedTables.at(-1) !== table) this.preallocatedTables.push(table);
+    }
   }
 
   /** Whether what begins at `offset` and ends before cluster `end` is in the file, where refcounts describe it. */
@@ -161,9 +174,7 @@ export class Census implements ReferenceVisitor {
         `cluster at ${place} is used as ${KIND_NAMES[present]} and as ${KIND_NAMES[kind]}`,
         slot,
       );
-      return;
-    }
-    clusters.setKind(cluster, kind);
+    } else clusters.setKind(cluster, kind);
     const refs = clusters.refs[cluster]! + paths;
     if (refs > this.#greatest) {
       this.#corruption(`more references to cluster ${cluster} than a refcount can hold`, slot);
@@ -225,7 +236,8 @@ export async function walk(image: Image): Promise<Walk> {
   const census = new Census(image);
   for (const { what, slot } of image.refcountFaults) census.problem(what, slot);
   await visitReferences(image, census.clusters, census);
-  return { clusters: census.clusters, findings: census.findings, ...census.compareCounts() };
+  const { clusters, findings, emptyTables, preallocatedTables } = census;
+  return { clusters, findings, emptyTables, preallocatedTables, ...census.compareCounts() };
 }
 
 /** Throws unless the walk found the image free of corruption. Leaks are no corruption. */

@@ -24,6 +24,7 @@ test('images alone are compacted', () => {
     paths: ['a', 'b'],
     keepErased: undefined,
     punch: false,
+    dropPreallocation: false,
     json: false,
     quiet: false,
     debug: false,

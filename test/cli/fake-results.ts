@@ -27,6 +27,8 @@ export function fakePlan(changes: Partial<PlanResult> = {}): PlanResult {
     lengthAfter: 4.2 * GIB,
     clustersToMove: 50790,
     bytesToCopy: 50790 * 65536,
+    tablesReleased: 0,
+    preallocationReleased: 0,
     notices: [],
     ...changes,
   };

@@ -9,7 +9,14 @@ const FIGURES = [
   'clusters',
   'notices',
 ];
-export const PLAN_NAMES = ['lengthBefore', 'lengthAfter', 'clustersToMove', 'bytesToCopy'];
+export const PLAN_NAMES = [
+  'lengthBefore',
+  'lengthAfter',
+  'clustersToMove',
+  'bytesToCopy',
+  'tablesReleased',
+  'preallocationReleased',
+];
 const ERASED = ['clustersErased', 'leaksReclaimed', 'bytesWritten', 'seconds'];
 const COMPACT = [
   'bytesMoved',

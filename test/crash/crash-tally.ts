@@ -46,7 +46,7 @@ export class CrashTally {
       const flaw = judge.flawOf(bytes);
       if (flaw !== null) expect.fail(`${flaw}\n  after a crash: ${label}\n  ${description}`);
       if (this.states % RUN_AGAIN_EVERY === 0) {
-        const { flaw, split } = await secondRun(run.initial, bytes, judge);
+        const { flaw, split } = await secondRun(run.initial, bytes, judge, run.options);
         this.secondRuns++;
         if (split) this.longerSecondRuns++;
         if (flaw !== null)

@@ -2,7 +2,7 @@
 import type { EraseOptions } from '../../src/compactor/types.js';
 import { type ImageBuilder, type ImageOptions, image } from '../support/image-builder.js';
 import { readLayout, readOffset, type ImageLayout } from '../support/oracle-layout.js';
-import { inspect } from '../support/oracle.js';
+import { inspect, minimalClusterCount } from '../support/oracle.js';
 import type { Options } from './recorded-run.js';
 
 export interface Kind {
@@ -391,6 +391,29 @@ export const KINDS: Kind[] = [
     happened: shorter,
   },
   {
+    name: 'L2 tables without an entry, one of them of a snapshot too',
+    image: withEmptyTables(),
+    happened: (before, after) => emptyTablesOf(before) === 3 && emptyTablesOf(after) === 0,
+  },
+  {
+    name: 'preallocated clusters are given up, some of them shared',
+    image: preallocated(small()),
+    options: { dropPreallocation: true, roundBytes: 4096 },
+    happened: shorter,
+  },
+  {
+    name: 'preallocated clusters of extended entries are given up, and a table with them',
+    image: image({ clusterBits: 14, virtualSize: 64 << 20, extendedL2: true, seed: 4 })
+      .writeRange(0, 3)
+      .writeSubclusters(5, { zero: 0xf0, allocated: 0 })
+      .snapshot('a')
+      .writeSubclusters(6, { zero: 1, allocated: 6 })
+      .writeSubclusters(2000, { zero: 0, allocated: 0 })
+      .layout({ shuffle: true }),
+    options: { dropPreallocation: true },
+    happened: (before, after) => before.length - after.length === 3 << 14,
+  },
+  {
     name: 'a pool is kept',
     image: shared({ refcountOrder: 5 }).layout({ shuffle: true, junk: 30, leaks: 10 }),
     options: { roundBytes: 2048, keepErased: 6 },
@@ -416,6 +439,33 @@ export const KINDS: Kind[] = [
     happened: (before, after) => before.length === after.length && Buffer.compare(before, after) !== 0,
   },
 ];
+
+/** Tables 1 and 2 of the active layer, one of which the snapshot has too, and one of the snapshot alone. */
+function withEmptyTables(): ImageBuilder {
+  const builder = small({ virtualSize: 160 << 10 })
+    .writeRange(0, 8)
+    .writeRange(64, 2)
+    .write(128)
+    .write(256);
+  for (const cluster of [64, 65, 256]) builder.discard(cluster);
+  builder.snapshot('a').write(256).write(200).discard(128);
+  builder.write(260).discard(260);
+  return builder.layout({ shuffle: true, junk: 5 });
+}
+
+function emptyTablesOf(bytes: Uint8Array): number {
+  return minimalClusterCount(bytes, { emptyTables: 'kept' }) - minimalClusterCount(bytes);
+}
+
+/** With a cluster that reads as zeroes here and as data in a snapshot, so that a refcount falls to 1 under an entry. */
+function preallocated(builder: ImageBuilder): ImageBuilder {
+  builder.writeRange(0, 6).zero(2, { allocated: true }).zero(10, { allocated: true }).snapshot('a');
+  return builder
+    .zero(4)
+    .zero(20, { allocated: true })
+    .write(64)
+    .layout({ shuffle: true, junk: 3, overcounted: 3 });
+}
 
 function halfMoved(): ImageBuilder {
   const builder = small().writeRange(0, 8).writeRange(64, 4).snapshot('a').write(1).write(2);

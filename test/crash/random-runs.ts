@@ -26,6 +26,7 @@ export async function randomRun(seed: number): Promise<RecordedRun & { descripti
     roundBytes,
     ...(maxMoves === undefined ? {} : { maxMoves }),
     ...(random.chance(0.2) ? { keepErased: random.between(1, 12), punch: random.chance(0.5) } : {}),
+    ...(random.chance(0.2) ? { dropPreallocation: true } : {}),
   };
   const description = `compactDevice ${JSON.stringify(options)}\n  ${image.description}`;
   try {

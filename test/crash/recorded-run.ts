@@ -12,6 +12,7 @@ export interface RecordedRun {
   initial: Uint8Array;
   log: readonly Operation[];
   final: Uint8Array;
+  options?: Options;
 }
 
 export async function recordCompaction(
@@ -22,7 +23,7 @@ export async function recordCompaction(
   const memory = new MemoryDevice(initial, { freeBytes });
   const recording = new RecordingDevice(memory);
   const result = await compactDevice(recording, options);
-  return { initial, log: recording.log, final: memory.bytes(), result };
+  return { initial, log: recording.log, final: memory.bytes(), options, result };
 }
 
 export async function recordErasing(initial: Uint8Array, options: EraseOptions = {}): Promise<RecordedRun> {

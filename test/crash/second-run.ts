@@ -2,7 +2,13 @@
 import { compactDevice } from '../../src/compactor/compact.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { hasLongTables } from '../support/oracle-layout.js';
-import { extentSectors, inspect, minimalClusterCount, refcountsLimitSharing } from '../support/oracle.js';
+import {
+  type Needs,
+  extentSectors,
+  inspect,
+  minimalClusterCount,
+  refcountsLimitSharing,
+} from '../support/oracle.js';
 import { layoutOf } from './kinds.js';
 import type { Judge } from './recorded-run.js';
 
@@ -12,23 +18,29 @@ export interface SecondRun {
   split: boolean;
 }
 
-export async function secondRun(initial: Uint8Array, left: Uint8Array, judge: Judge): Promise<SecondRun> {
+export async function secondRun(
+  initial: Uint8Array,
+  left: Uint8Array,
+  judge: Judge,
+  { dropPreallocation = false }: { dropPreallocation?: boolean } = {},
+): Promise<SecondRun> {
+  const needs: Needs = dropPreallocation ? { preallocation: 'dropped' } : {};
   const device = new MemoryDevice(left);
-  const { leaksLeft } = await compactDevice(device, { runtimeAsserts: true });
+  const { leaksLeft } = await compactDevice(device, { dropPreallocation, runtimeAsserts: true });
   const bytes = device.bytes();
   const { leaks, staleRefcountsPastEnd, clusterCount } = inspect(bytes);
-  const minimal = minimalClusterCount(initial);
+  const minimal = minimalClusterCount(initial, needs);
   const split = clusterCount > minimal && sharesClusters(initial);
   let flaw = judge.flawOf(bytes);
   const { encryptionHeader } = layoutOf(initial);
   const isPinned = encryptionHeader !== null;
   // Where data may not move, what only a move puts right stays, and tables may find no place.
   if (leaks > (isPinned ? leaksLeft : 0) || staleRefcountsPastEnd > 0) flaw ??= 'leaks remain';
-  if (isPinned && hasLongTables(layoutOf(initial)) && clusterCount > minimalClusterCount(left))
+  if (isPinned && hasLongTables(layoutOf(initial)) && clusterCount > minimalClusterCount(left, needs))
     return { flaw, split };
   if (refcountsLimitSharing(left)) return { flaw, split: false };
-  if (clusterCount !== minimalClusterCount(left))
-    flaw ??= `${clusterCount} clusters remain, not ${minimalClusterCount(left)}`;
+  if (clusterCount !== minimalClusterCount(left, needs))
+    flaw ??= `${clusterCount} clusters remain, not ${minimalClusterCount(left, needs)}`;
   // Extents that shared a sector have one each now where the first run ended between them.
   if (extentSectors(left) > extentSectors(initial)) return { flaw, split: false };
   if (clusterCount !== minimal && !split)

@@ -98,7 +98,8 @@ describe.each(Object.entries(FAULTS))('%s', (_name, fault) => {
       if (Buffer.compare(bytes, judged) === 0) continue;
       judged = bytes;
       expect(judge.flawOf(bytes), what).toBeNull();
-      if (failAt % 3 === 0) expect((await secondRun(initial, bytes, judge)).flaw, what).toBeNull();
+      if (failAt % 3 === 0)
+        expect((await secondRun(initial, bytes, judge, kind.options)).flaw, what).toBeNull();
     }
   });
 });
@@ -214,7 +215,7 @@ describe('aborted after each operation', () => {
       expect(Math.ceil(bytes.length / clusterSize), what).toBeLessThanOrEqual(
         Math.ceil(initial.length / clusterSize) + room,
       );
-      const { flaw, split } = await secondRun(initial, bytes, judge);
+      const { flaw, split } = await secondRun(initial, bytes, judge, options);
       expect(flaw, what).toBeNull();
       // Stopping is not crashing: no shared cluster is left in two places.
       expect(split, what).toBe(false);

@@ -139,7 +139,7 @@ describe('the header', () => {
     ['cluster_bits of 8', 20, '00000008', /cluster_bits is out of bounds: 8/],
     ['cluster_bits of 22', 20, '00000016', /cluster_bits is out of bounds: 22/],
     ['cluster_bits that a shift would wrap', 20, '00000028', /cluster_bits is out of bounds: 40/],
-    ['a size of 2^53', 24, '0020000000000000', /virtual size is 2\^53/],
+    ['a size of 2^53', 24, '0020000000000000', /the virtual size needs 16777216 entries/],
     [
       'more virtual size than the L1 table reaches',
       24,

@@ -38,8 +38,13 @@ test(
     let squeezed = 0;
     for (let seed = SEED; seed < SEED + COUNT / 2; seed++) {
       const { bytes, description } = randomImage(seed, { compressed: true });
-      const { keepErased, punch, maxMoves } = randomOptions(seed);
-      const options = { keepErased, punch, ...(maxMoves === undefined ? {} : { maxMoves }) };
+      const { keepErased, punch, dropPreallocation, maxMoves } = randomOptions(seed);
+      const options = {
+        keepErased,
+        punch,
+        dropPreallocation,
+        ...(maxMoves === undefined ? {} : { maxMoves }),
+      };
       if (!refcountsLimitSharing(bytes)) squeezed++;
       const flaw = await flawOf(bytes, options).catch((error: unknown) => `threw ${String(error)}`);
       if (flaw !== null) failures.push(`${flaw}\n  ${JSON.stringify(options)}\n  ${description}`);

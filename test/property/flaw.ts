@@ -24,6 +24,7 @@ export function randomOptions(seed: number): Options {
     ...(maxMoves === undefined ? {} : { maxMoves }),
     keepErased: random.pick([0, 0, 3, 50]),
     punch: random.chance(0.5),
+    dropPreallocation: random.chance(0.3),
   };
 }
 
@@ -40,7 +41,8 @@ function slackOf(bytes: Uint8Array, { roundBytes }: Options): number {
 /** Compacts twice and says what is wrong with the results, or null. */
 export async function flawOf(bytes: Uint8Array, options: Options): Promise<string | null> {
   const view = guestView(bytes);
-  const minimal = minimalClusterCount(bytes);
+  const { dropPreallocation } = options;
+  const minimal = minimalClusterCount(bytes, dropPreallocation === true ? { preallocation: 'dropped' } : {});
   const keepErased = options.keepErased ?? 0;
 
   const device = new MemoryDevice(bytes);

@@ -8,8 +8,8 @@ export interface HeaderExtension {
 }
 
 export interface HeaderOptions {
-  /** Version 3 only; version 2 has 72 bytes. */
-  readonly headerLength?: 104 | 112;
+  /** Version 3 only, 104 or more; version 2 has 72 bytes. */
+  readonly headerLength?: number;
   readonly lazyRefcounts?: boolean;
   /** Adds a feature name table with this many entries. */
   readonly featureNames?: number;

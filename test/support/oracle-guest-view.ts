@@ -295,6 +295,10 @@ function kindAt(layout: ImageLayout, slot: number): number {
   if ((low & 1) !== 0 && layout.l2EntrySize === 8) {
     return ZERO;
   }
+  // Of a cluster without an allocated subcluster nothing is read.
+  if (layout.l2EntrySize === 16 && layout.view.getUint32(slot + 12) === 0) {
+    return UNALLOCATED;
+  }
   return (high & 0x00ffffff) === 0 && (low & 0xfffffe00) === 0 ? UNALLOCATED : PRESENT;
 }
 

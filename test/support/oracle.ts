@@ -62,12 +62,14 @@ export function inspect(bytes: Uint8Array): Inspection {
  * structures describe themselves too, so the least fixed point, approached from below. Compressed
  * extents count as what they need when squeezed sector by sector, which may be out of reach where
  * `refcountsLimitSharing`. Of an image with LUKS no less than reaches to its last cluster of data or of the
- * encryption header: these cannot move.
+ * encryption header: these cannot move. L2 tables without an entry are not needed, nor, with
+ * `preallocation: 'dropped'`, allocated clusters that read as zeroes.
  */
-export function minimalClusterCount(bytes: Uint8Array): number {
-  const { inspector, layout } = inspected(bytes);
+export function minimalClusterCount(bytes: Uint8Array, needs: Needs = {}): number {
+  const { inspector, layout } = inspected(bytes, needs);
   const compressed = Math.ceil((inspector.sectorsOfExtents() * 512) / layout.clusterSize);
-  const others = inspector.uncompressedClusters() + compressed;
+  const empty = needs.emptyTables === 'kept' ? 0 : inspector.emptyTables;
+  const others = inspector.uncompressedClusters() + compressed - empty;
   const pinned = inspector.clustersThatReachToTheLastPinned();
   const entriesPerBlock = (layout.clusterSize * 8) / 2 ** layout.refcountOrder;
   let total = Math.max(others, pinned);
@@ -79,6 +81,14 @@ export function minimalClusterCount(bytes: Uint8Array): number {
     }
     total = needed;
   }
+}
+
+/** What an image is to keep though the guest sees the same without it. */
+export interface Needs {
+  /** By default not kept. */
+  readonly emptyTables?: 'kept';
+  /** By default kept. */
+  readonly preallocation?: 'dropped';
 }
 
 /** The 512-byte sectors of the file that compressed extents in use touch, each once. */
@@ -98,12 +108,12 @@ export function refcountsLimitSharing(bytes: Uint8Array): boolean {
   return most > 2 ** (2 ** layout.refcountOrder) - 1;
 }
 
-function inspected(bytes: Uint8Array): { inspector: Inspector; layout: ImageLayout } {
+function inspected(bytes: Uint8Array, needs: Needs = {}): { inspector: Inspector; layout: ImageLayout } {
   const layout = readLayout(bytes);
   if (typeof layout === 'string') {
     throw new Error(layout);
   }
-  const inspector = new Inspector(layout);
+  const inspector = new Inspector(layout, needs.preallocation === 'dropped');
   inspector.inspect();
   return { inspector, layout };
 }
@@ -120,8 +130,14 @@ class Inspector {
   /** Of each sector of the file: references to compressed extents that touch it. */
   readonly sectorReferences: Float64Array;
   private stale = 0;
+  /** L2 tables without an entry. */
+  emptyTables = 0;
 
-  constructor(private readonly layout: ImageLayout) {
+  constructor(
+    private readonly layout: ImageLayout,
+    /** Entries that own a cluster of which they read nothing count as if they did not. */
+    private readonly withoutPreallocation = false,
+  ) {
     this.corruptions = [...layout.faults];
     // One more, since the last sectors of a compressed extent may lie past the end of the file.
     this.references = new Float64Array(layout.clusterCount + 1);
@@ -367,15 +383,22 @@ class Inspector {
     const paths = this.paths[l2Cluster] ?? 0;
     const active = this.activeL2[l2Cluster] === 1;
     const end = (l2Cluster + 1) * clusterSize;
+    let isEmpty = true;
     for (let slot = l2Cluster * clusterSize; slot < end; slot += l2EntrySize) {
       const high = view.getUint32(slot);
       const low = view.getUint32(slot + 4);
       if (l2EntrySize === 16) {
         this.checkSubclusters(high, low, slot);
+        isEmpty &&= view.getUint32(slot + 8) === 0 && view.getUint32(slot + 12) === 0;
       }
       if (high === 0 && low === 0) {
         continue;
       }
+      if (this.withoutPreallocation && this.isPreallocated(high, low, slot)) {
+        isEmpty &&= l2EntrySize === 16;
+        continue;
+      }
+      isEmpty = false;
       if ((high & 0x40000000) !== 0 && !dataFile) {
         this.countCompressed(high, low, paths, slot);
         continue;
@@ -394,6 +417,16 @@ class Inspector {
         this.checkCopied(DATA, target / clusterSize, high, slot);
       }
     }
+    this.emptyTables += isEmpty ? 1 : 0;
+  }
+
+  private isPreallocated(high: number, low: number, slot: number): boolean {
+    const { view, l2EntrySize, dataFile } = this.layout;
+    const hasCluster = (high & 0x00ffffff) !== 0 || (low & 0xfffffe00) !== 0;
+    if (dataFile || !hasCluster || (high & 0x40000000) !== 0) {
+      return false;
+    }
+    return l2EntrySize === 16 ? view.getUint32(slot + 12) === 0 : (low & 1) !== 0;
   }
 
   private checkSubclusters(high: number, low: number, slot: number): void {

@@ -1,0 +1,57 @@
+/** Compacts an image with a past, and says what is wrong with the result. */
+import fs from 'node:fs';
+import { compact, plan, QcowError } from '../../src/index.js';
+import { digests, fixedHeader } from '../e2e/images.js';
+import { inspect, minimalClusterCount, refcountsLimitSharing } from '../support/oracle.js';
+import { checkImage } from '../support/qemu.js';
+import { Random } from '../support/random.js';
+import { History } from './history.js';
+
+export interface Verdict {
+  flaw: string | null;
+  outcome: 'compacted' | 'clean';
+  commands: readonly string[];
+}
+
+export async function flawOfHistory(seed: number, directory: string): Promise<Verdict> {
+  const { image, commands } = new History(seed, directory).run();
+  const verdict = (flaw: string | null, outcome: Verdict['outcome'] = 'compacted') => ({
+    flaw,
+    outcome,
+    commands,
+  });
+  const random = new Random(seed ^ 0x0dd);
+  const dropPreallocation = random.chance(0.3);
+  const options = {
+    dropPreallocation,
+    ...(random.chance(0.3) ? { roundBytes: 1 << random.between(16, 22) } : {}),
+  };
+
+  const scratch = `${directory}/scratch.raw`;
+  const seen = () => JSON.stringify({ digests: digests(image, scratch), header: fixedHeader(image) });
+  const before = seen();
+  const bytes = fs.readFileSync(image);
+  const minimal = minimalClusterCount(bytes, dropPreallocation ? { preallocation: 'dropped' } : {});
+  try {
+    const planned = await plan(image, options);
+    if (!fs.readFileSync(image).equals(bytes)) return verdict('the plan changed the file');
+    const result = await compact(image, { ...options, runtimeAsserts: true });
+    const check = checkImage(image);
+    if (check.corruptions + check.leaks + check.errors > 0)
+      return verdict(`qemu-img check: ${JSON.stringify(check)}`);
+    if (seen() !== before) return verdict('the content differs');
+    const compacted = fs.readFileSync(image);
+    const { corruptions, staleRefcountsPastEnd, clusterCount } = inspect(compacted);
+    if (corruptions.length > 0) return verdict(`corrupt: ${corruptions[0]}`);
+    if (staleRefcountsPastEnd > 0) return verdict('refcounts past the end');
+    if (clusterCount !== minimal && !refcountsLimitSharing(bytes))
+      return verdict(`${clusterCount} clusters, not ${minimal}`);
+    if (planned.lengthAfter !== result.lengthAfter && !refcountsLimitSharing(bytes))
+      return verdict(`planned ${planned.lengthAfter} bytes, reached ${result.lengthAfter}`);
+    const again = await compact(image, options);
+    if (again.outcome !== 'clean') return verdict('the second run is not clean');
+    return verdict(null, result.outcome === 'clean' ? 'clean' : 'compacted');
+  } catch (error) {
+    return verdict(error instanceof QcowError ? `refused: ${error.message}` : String((error as Error).stack));
+  }
+}
