@@ -69,7 +69,8 @@ describe(`QEMU aborted, lazy refcounts (SEED=${SEED})`, () => {
     fs.rmSync(image, { force: true });
     abortedQemu(image, random, { options: `${options},lazy_refcounts=on`, snapshot }, 30);
     expect(isDirty(image)).toBe(true);
-    expect(checkImage(image).corruptions).toBeGreaterThan(0);
+    // With small clusters QEMU's caches are so small that most counts may have been written.
+    if (!/=(512|1k)/.test(options)) expect(checkImage(image).corruptions).toBeGreaterThan(0);
     await repairAndJudge();
   });
 });
