@@ -164,6 +164,13 @@ test('with snapshots, the middle one deleted, and compressed clusters', async ()
   expect(result.outcome).toBe('compacted');
 });
 
+test('the image among the fixtures', async () => {
+  fs.copyFileSync('fixtures/bitmaps.qcow2', image);
+  const result = await compactAndJudge();
+  expect(result.outcome).toBe('compacted');
+  expect(result.bytesMoved).toBeGreaterThan(0);
+});
+
 test('with extended L2 entries', async () => {
   create('cluster_size=16k,extended_l2=on', '16M');
   guestIo(image, ['write -q -P 1 0 1M']);
