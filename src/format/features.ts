@@ -31,9 +31,10 @@ function lowestBit(halves: readonly [number, number]): number {
   return -1;
 }
 
-function unsupported(what: string): QcowError {
+function unsupported(what: string, remedy?: string): QcowError {
+  const untouched = 'the image was left untouched';
   return new QcowError('UNSUPPORTED', `${what}, which this version does not handle`, {
-    hint: 'the image was left untouched',
+    hint: remedy === undefined ? untouched : `${remedy}; ${untouched}`,
   });
 }
 
@@ -82,7 +83,10 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
   const knownAutoclear = AUTOCLEAR.bitmaps | AUTOCLEAR.dataFileRaw;
   const autoclear = lowestBit([header.autoclear[0], (header.autoclear[1] & ~knownAutoclear) >>> 0]);
   if (autoclear > 0)
-    throw unsupported(`the image has the autoclear feature ${featureName(2, autoclear, table)}`);
+    throw unsupported(
+      `the image has the autoclear feature ${featureName(2, autoclear, table)}`,
+      'opened once for writing by a QEMU that does not know it either (`qemu-io -c quit IMAGE`), it is gone',
+    );
 }
 
 /**

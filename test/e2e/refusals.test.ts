@@ -5,7 +5,7 @@ import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { EXIT_STATUS, QcowError, check, compact, eraseJunk, plan, type ErrorCode } from '../../src/index.js';
 import { image as buildImage } from '../support/image-builder.js';
-import { qemuImg } from '../support/qemu.js';
+import { qemuImg, qemuIo } from '../support/qemu.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
 import { cli } from './cli.js';
 import { digests, expectMinimal, fileState, layoutOf, makeHoley, patch } from './images.js';
@@ -352,6 +352,14 @@ describe('a feature that is not handled', () => {
     fs.rmSync(image, { force: true });
     make();
     await expectRefusal(image, 'UNSUPPORTED', words);
+  });
+
+  test('an unknown autoclear bit is gone after QEMU has opened the image for writing, as the message says', async () => {
+    makeHoley(image);
+    patch(image, 88, word(2n ** 5n));
+    await expectRefusal(image, 'UNSUPPORTED', /`qemu-io -c quit IMAGE`/);
+    qemuIo(image, ['quit']);
+    expect((await compact(image)).outcome).toBe('compacted');
   });
 
   test.each([
