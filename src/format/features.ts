@@ -31,9 +31,10 @@ function lowestBit(halves: readonly [number, number]): number {
   return -1;
 }
 
-function unsupported(what: string): QcowError {
+function unsupported(what: string, remedy?: string): QcowError {
+  const untouched = 'the image was left untouched';
   return new QcowError('UNSUPPORTED', `${what}, which this version does not handle`, {
-    hint: 'the image was left untouched',
+    hint: remedy === undefined ? untouched : `${remedy}; ${untouched}`,
   });
 }
 
@@ -73,7 +74,6 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
   if (header.encryption > ENCRYPTION.luks)
     throw unsupported(`the image has encryption method ${header.encryption}`);
   for (const { type } of extensions) {
-    if (type === EXTENSION.bitmaps) throw unsupported('the image has persistent bitmaps');
     if (type === EXTENSION.dataFile && !hasDataFile(header))
       throw unsupported('the image names an external data file, but has not its feature bit');
   }
@@ -84,8 +84,33 @@ export function requireSupported(header: Header, extensions: HeaderExtension[], 
       hint: 'the image was left untouched',
     });
   }
-  const autoclear = lowestBit([header.autoclear[0], (header.autoclear[1] & ~AUTOCLEAR.dataFileRaw) >>> 0]);
-  if (autoclear === 0) throw unsupported('the image has persistent bitmaps');
+  requireConsistentBitmaps(header, extensions);
+  const knownAutoclear = AUTOCLEAR.bitmaps | AUTOCLEAR.dataFileRaw;
+  const autoclear = lowestBit([header.autoclear[0], (header.autoclear[1] & ~knownAutoclear) >>> 0]);
   if (autoclear > 0)
-    throw unsupported(`the image has the autoclear feature ${featureName(2, autoclear, table)}`);
+    throw unsupported(
+      `the image has the autoclear feature ${featureName(2, autoclear, table)}`,
+      'opened once for writing by a QEMU that does not know it either (`qemu-io -c quit IMAGE`), it is gone',
+    );
+}
+
+/**
+ * Software that knows no bitmaps clears their bit when it writes: then the clusters of the bitmaps may be anybody's
+ * (hazard 9.5). Version 2 has no such bit.
+ */
+function requireConsistentBitmaps(header: Header, extensions: HeaderExtension[]): void {
+  const extension = extensions.find(({ type }) => type === EXTENSION.bitmaps);
+  const isConsistent = (header.autoclear[1] & AUTOCLEAR.bitmaps) !== 0;
+  if (extension !== undefined && !isConsistent) {
+    throw new QcowError('UNSUPPORTED', 'the persistent bitmaps of the image are not valid any more', {
+      where: `header, byte ${extension.dataAt - 8}`,
+      hint: 'drop them with `qemu-img check -r leaks`; the image was left untouched',
+    });
+  }
+  if (extension === undefined && isConsistent) {
+    throw new QcowError('CORRUPT', 'the image is marked as having persistent bitmaps, but names none', {
+      where: 'header, byte 95',
+      hint: '`qemu-img convert` makes a sound copy; the image was left untouched',
+    });
+  }
 }

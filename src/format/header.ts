@@ -6,7 +6,10 @@ import { QcowError, hex } from '../errors.js';
 import { TWO_32, readWord, viewOf } from './words.js';
 
 export const MAGIC = 0x5146_49fb;
-/** Byte positions of the only fields that a compaction changes; all lie in the first sector. */
+/**
+ * Byte positions of the fields that a compaction changes; all lie in the first sector. So does not always the one in
+ * the bitmaps extension (bitmaps.ts).
+ */
 export const L1_OFFSET_AT = 40;
 export const REFCOUNT_TABLE_OFFSET_AT = 48;
 export const REFCOUNT_TABLE_CLUSTERS_AT = 56;
@@ -60,7 +63,7 @@ export const EXTENSION = {
 /** Methods of encryption. AES goes by guest offsets: its clusters can be anywhere. */
 export const ENCRYPTION = { none: 0, aes: 1, luks: 2 } as const;
 
-export const AUTOCLEAR = { dataFileRaw: 2 } as const;
+export const AUTOCLEAR = { bitmaps: 1, dataFileRaw: 2 } as const;
 
 export const INCOMPATIBLE = {
   dirty: 1,

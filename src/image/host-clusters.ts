@@ -19,6 +19,10 @@ export const Kind = {
   compressed: 8,
   /** The LUKS header. */
   encryptionHeader: 9,
+  bitmapDirectory: 10,
+  bitmapTable: 11,
+  /** The bits of a persistent bitmap. */
+  bitmapData: 12,
 } as const;
 export type Kind = (typeof Kind)[keyof typeof Kind];
 
@@ -33,6 +37,9 @@ export const KIND_NAMES = [
   'data',
   'compressed data',
   'encryption header',
+  'bitmap directory',
+  'bitmap table',
+  'bitmap data',
 ] as const;
 
 const KIND_MASK = 0x0f;

@@ -1,12 +1,24 @@
 /** An opened image: its header, the places of its tables, and the device that holds it. */
 import { QcowError, hex } from '../errors.js';
 import type { BlockDevice } from '../device/block-device.js';
+import {
+  type BitmapDirectory,
+  type BitmapEntry,
+  bitmapDirectory,
+  parseBitmapDirectory,
+} from '../format/bitmaps.js';
 import { type EncryptionHeader, encryptionHeader } from '../format/encryption.js';
 import { requireSupported, requireUnmarked } from '../format/features.js';
 import { type Header, parseExtensions, parseHeader } from '../format/header.js';
 import { countsPerBlock } from '../format/refcounts.js';
 import { MAX_SNAPSHOT_TABLE_BYTES, type SnapshotEntry, parseSnapshotTable } from '../format/snapshots.js';
 import { type RefcountTable, Refcounts, type TableFault, decodeRefcountTable } from './refcounts.js';
+
+/** The directory of the persistent bitmaps and what it holds; the offsets follow the tables when they move. */
+export interface Bitmaps {
+  readonly directory: BitmapDirectory;
+  readonly entries: BitmapEntry[];
+}
 
 /** Most host clusters that fit the arrays in memory (16 TiB at 64 KiB). */
 const MAX_CLUSTERS = 2 ** 28;
@@ -20,6 +32,8 @@ export interface Image {
   /** Clusters of the snapshot table; 0 without snapshots. */
   readonly snapshotTableClusters: number;
   readonly encryptionHeader: EncryptionHeader | null;
+  /** Persistent bitmaps; null where there are none. */
+  readonly bitmaps: Bitmaps | null;
   /** ceil(file length / cluster size) at opening. */
   readonly fileClusters: number;
   /**
@@ -100,12 +114,14 @@ export async function openImage(
     requireInside(what, entry.l1Offset, entry.l1Entries * 8, header, fileClusters);
   }
   requireRoomForL1Tables(header, entries, fileClusters);
+  const directory = bitmapDirectory(header, extensions, cluster0);
   return {
     device,
     header,
     refcounts: new Refcounts(header, refcountTable, mappedClusters),
     snapshots: entries,
     encryptionHeader: encryption,
+    bitmaps: directory && (await readBitmaps(device, directory, header, fileClusters)),
     snapshotTableClusters: clustersFor(snapshotBytes, clusterBytes),
     fileClusters,
     mappedClusters,
@@ -156,4 +172,29 @@ async function readSnapshots(device: BlockDevice, header: Header) {
       throw new QcowError('CORRUPT', table, { where: `snapshot table at ${hex(header.snapshotsOffset)}` });
     }
   }
+}
+
+async function readBitmaps(
+  device: BlockDevice,
+  directory: BitmapDirectory,
+  header: Header,
+  fileClusters: number,
+): Promise<Bitmaps> {
+  requireInside('bitmap directory', directory.offset, directory.lengthBytes, header, fileClusters);
+  const bytes = new Uint8Array(directory.lengthBytes);
+  await device.read(bytes, directory.offset);
+  const entries = parseBitmapDirectory(bytes, directory, header);
+  let clusters = 0;
+  for (const [index, { tableOffset, tableEntries }] of entries.entries()) {
+    requireInside(`table of bitmap ${index}`, tableOffset, tableEntries * 8, header, fileClusters);
+    clusters += clustersFor(tableEntries * 8, header.clusterBytes);
+  }
+  // Else tables that overlap could make us read far more than the file holds.
+  if (clusters > fileClusters) {
+    throw new QcowError('CORRUPT', 'the bitmap tables together are longer than the file: some overlap', {
+      where: `bitmap directory at ${hex(directory.offset)}`,
+      hint: 'the image is damaged; it was left untouched',
+    });
+  }
+  return { directory, entries };
 }

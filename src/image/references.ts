@@ -23,10 +23,11 @@ import {
   l2EntryBytes,
 } from '../format/header.js';
 import { isZero, swapHalves } from '../format/words.js';
+import { visitBitmaps } from './bitmap-references.js';
 import { HoleFinder } from './hole-finder.js';
 import { type HostClusters, Kind } from './host-clusters.js';
 import { type Image, clustersFor } from './image.js';
-import { readTables } from './table-reader.js';
+import { readPieces, readTables } from './table-reader.js';
 
 /** Flags of a reference. */
 export const Flag = {
@@ -72,9 +73,18 @@ export interface ReferenceVisitor {
   problem?(what: string, slot: number, flagAlone?: boolean): void;
 }
 
-/** Snapshot and header fields hold a whole 64-bit offset; all other slots are entries (bits 9..55). */
+/** What is referred to by fields of the header, of a snapshot, of a bitmap: by a whole 64-bit offset. */
+const IN_FIELDS = new Set<Kind>([
+  Kind.l1Table,
+  Kind.snapshotTable,
+  Kind.refcountTable,
+  Kind.bitmapDirectory,
+  Kind.bitmapTable,
+]);
+
+/** Whether the slots that refer to `kind` are such fields; all others are entries (bits 9..55). */
 export function slotIsField(kind: Kind): boolean {
-  return kind === Kind.l1Table || kind === Kind.snapshotTable || kind === Kind.refcountTable;
+  return IN_FIELDS.has(kind);
 }
 
 export interface L1Table {
@@ -143,6 +153,7 @@ export async function visitReferences(
     visitor.reference(slot, offset, clustersFor(entries * 8, clusterBytes), Kind.l1Table, 1, 0);
   }
   const holes = new HoleFinder(device);
+  await visitBitmaps(image, holes, visitor);
   for (const table of tables) await visitL1(image, table, holes, visitor);
   // What these name lies in the other file: read only to be checked.
   if (hasDataFile(header) && visitor.problem === undefined) return;
@@ -155,9 +166,6 @@ export async function visitReferences(
   );
 }
 
-/** L1 tables are up to 32 MiB: they are read in pieces. */
-const L1_PIECE = 1 << 20;
-
 async function visitL1(
   image: Image,
   table: L1Table,
@@ -165,19 +173,12 @@ async function visitL1(
   visitor: ReferenceVisitor,
 ): Promise<void> {
   const active = table.active ? Flag.active : 0;
-  const length = table.entries * 8;
-  const buffer = new Uint8Array(Math.min(length, L1_PIECE));
-  for (let start = 0; start < length; start += L1_PIECE) {
-    const bytes = buffer.subarray(0, Math.min(L1_PIECE, length - start));
-    if (holes.isHole(table.offset + start, bytes.length)) continue;
-    await image.device.read(bytes, table.offset + start);
-    holes.hasRead(bytes);
-    const halves = swapHalves(bytes);
+  await readPieces(image.device, holes, table.offset, table.entries * 8, (offset, halves) => {
     for (let i = 0; i < halves.length; i += 2) {
       const hi = halves[i]!;
       const lo = halves[i + 1]!;
       if ((hi | lo) === 0) continue;
-      const slot = table.offset + start + i * 4;
+      const slot = offset + i * 4;
       if (l1ReservedBits(hi, lo)) visitor.problem?.('reserved bits are set in an L1 entry', slot);
       const target = entryOffset(hi, lo);
       // QEMU takes an entry of flags alone for a table at offset 0, and fails on it.
@@ -188,7 +189,7 @@ async function visitL1(
       const copied = (hi & HI_COPIED) !== 0 ? Flag.copied : 0;
       visitor.reference(slot, target, 1, Kind.l2Table, 1, active | copied);
     }
-  }
+  });
 }
 
 function visitL2(

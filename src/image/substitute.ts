@@ -5,6 +5,7 @@
 import { type Header, hasDataFile, l2EntryBytes } from '../format/header.js';
 import { HI_COMPRESSED, entryOffset, retargetEntry, setCopied } from '../format/entries.js';
 import { readWord, viewOf, writeWord } from '../format/words.js';
+import type { BitmapEntry } from '../format/bitmaps.js';
 import type { SnapshotEntry } from '../format/snapshots.js';
 
 /** Where clusters go in the round at hand. */
@@ -21,7 +22,7 @@ export function substituteL2(bytes: Uint8Array, header: Header, relocation: Relo
   substituteEntries(bytes, header.clusterBytes, relocation, l2EntryBytes(header));
 }
 
-/** Substitutes the entries of an L1 table (or a part of one) in place. */
+/** Substitutes the entries of an L1 table or of a bitmap table (or of a part of one) in place. */
 export function substituteEntries(
   bytes: Uint8Array,
   clusterBytes: number,
@@ -52,6 +53,20 @@ export function substituteSnapshots(
   const view = viewOf(bytes);
   for (const { at, l1Entries } of entries) {
     if (l1Entries === 0) continue;
+    const destination = relocation.destinationOf(readWord(view, at) / clusterBytes);
+    if (destination >= 0) writeWord(view, at, destination * clusterBytes);
+  }
+}
+
+/** Substitutes the tables' offsets of a whole bitmap directory in place; every other byte stays. */
+export function substituteBitmaps(
+  bytes: Uint8Array,
+  entries: readonly BitmapEntry[],
+  clusterBytes: number,
+  relocation: Relocation,
+): void {
+  const view = viewOf(bytes);
+  for (const { at } of entries) {
     const destination = relocation.destinationOf(readWord(view, at) / clusterBytes);
     if (destination >= 0) writeWord(view, at, destination * clusterBytes);
   }

@@ -1,5 +1,6 @@
 /** Reads clusters that hold tables in host order: neighbours in one read, several reads in flight. */
 import type { BlockDevice } from '../device/block-device.js';
+import { swapHalves } from '../format/words.js';
 import { HoleFinder } from './hole-finder.js';
 
 /** One read at most, and all that is in flight together. */
@@ -62,4 +63,28 @@ export async function readTables(
     if (++batched === perBatch) await flushBatch();
   }
   await flushBatch();
+}
+
+/** A table of several clusters, of 32 MiB at most, is read in pieces of this much. */
+const PIECE_BYTES = 1 << 20;
+
+/**
+ * Calls `visit` for each piece of the table at `offset`, with the piece's own offset and the halves of its entries
+ * in the host's order, valid during the call only; not for pieces that are holes of the file.
+ */
+export async function readPieces(
+  device: BlockDevice,
+  holes: HoleFinder,
+  offset: number,
+  lengthBytes: number,
+  visit: (offset: number, halves: Int32Array) => void,
+): Promise<void> {
+  const buffer = new Uint8Array(Math.min(lengthBytes, PIECE_BYTES));
+  for (let start = 0; start < lengthBytes; start += PIECE_BYTES) {
+    const bytes = buffer.subarray(0, Math.min(PIECE_BYTES, lengthBytes - start));
+    if (holes.isHole(offset + start, bytes.length)) continue;
+    await device.read(bytes, offset + start);
+    holes.hasRead(bytes);
+    visit(offset + start, swapHalves(bytes));
+  }
 }

@@ -4,7 +4,12 @@
  */
 import { type BlockDevice, SECTOR } from '../device/block-device.js';
 import { Kind } from '../image/host-clusters.js';
-import { substituteEntries, substituteL2, substituteSnapshots } from '../image/substitute.js';
+import {
+  substituteBitmaps,
+  substituteEntries,
+  substituteL2,
+  substituteSnapshots,
+} from '../image/substitute.js';
 import { viewOf, writeWord } from '../format/words.js';
 import { inParallel } from './in-parallel.js';
 import type { RangeLocks } from './locks.js';
@@ -32,7 +37,8 @@ export async function copyMoves(
   const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
   const kindOf = (source: number) => clusters.kind(source);
 
-  const pieces = [...moves.extents(perPiece, (source) => kindOf(source) === Kind.data)];
+  const isData = (source: number) => kindOf(source) === Kind.data || kindOf(source) === Kind.bitmapData;
+  const pieces = [...moves.extents(perPiece, isData)];
   const data = new SourceData(
     volume.device,
     pieces.map(({ source, count }) => ({
@@ -152,6 +158,11 @@ async function copyRun(volume: Volume, moves: Moves, run: Run, from: number, to:
     const bytes = new Uint8Array(run.count * clusterBytes);
     await device.read(bytes, from);
     substituteSnapshots(bytes, image.snapshots, clusterBytes, moves);
+    await device.write(bytes, to);
+  } else if (run.kind === Kind.bitmapDirectory) {
+    const bytes = new Uint8Array(run.count * clusterBytes);
+    await device.read(bytes, from);
+    substituteBitmaps(bytes, image.bitmaps?.entries ?? [], clusterBytes, moves);
     await device.write(bytes, to);
   } else {
     // What follows the entries in the last cluster is undefined: copied, not interpreted (hazard 4.8).

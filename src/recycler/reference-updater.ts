@@ -59,7 +59,7 @@ export async function updateSlots(
     }
     spread(volume, moves, blocked);
     if (blocked.size > 0) deferred = new Set([...deferred, ...blocked]);
-    // The header last, in one write of its first sector (I4).
+    // The header last, in one write (I4); each of its fields lies in one sector, and none waits for another.
     groups.sort((a, b) => Number(a.cluster === 0) - Number(b.cluster === 0));
     for (const group of groups) referencesUpdated += await updateGroup(volume, moves, group, deferred);
   } finally {

@@ -52,6 +52,10 @@ function comparePlaces(known: Image, found: Image): void {
   for (const [i, { l1Offset, l1Entries }] of found.snapshots.entries()) {
     if (l1Entries > 0) same(`L1 table of snapshot ${i}`, known.snapshots[i]?.l1Offset, l1Offset);
   }
+  same('bitmap directory', known.bitmaps?.directory.offset, found.bitmaps?.directory.offset);
+  for (const [i, { tableOffset }] of (found.bitmaps?.entries ?? []).entries()) {
+    same(`table of bitmap ${i}`, known.bitmaps?.entries[i]?.tableOffset, tableOffset);
+  }
 }
 
 function same(what: string, known: unknown, found: unknown): void {

@@ -1,6 +1,7 @@
 /** The image that a recycler works on: what is on disk, what is where, and who uses it. */
 import type { BlockDevice } from '../device/block-device.js';
 import type { HostClusters } from '../image/host-clusters.js';
+import type { BitmapEntry } from '../format/bitmaps.js';
 import type { SnapshotEntry } from '../format/snapshots.js';
 import type { Image } from '../image/image.js';
 import { l1Tables } from '../image/references.js';
@@ -25,6 +26,8 @@ export class Volume {
   readonly pins: Pins;
   /** Snapshots by the offset of their L1 table; made when the first one moves, since there may be 65,536. */
   #snapshotsAt: Map<number, SnapshotEntry[]> | undefined;
+  /** Likewise, bitmaps by the offset of their table, which no other has. */
+  #bitmapAt: Map<number, BitmapEntry> | undefined;
 
   constructor(image: Image, clusters: HostClusters) {
     this.image = image;
@@ -47,7 +50,7 @@ export class Volume {
     this.image.refcounts.resize(clusterCount);
   }
 
-  /** Every table that the header or the snapshot table refers to, at its place now. */
+  /** Every table that the header, the snapshot table or the bitmap directory refers to, at its place now. */
   runs(): Run[] {
     const { header, refcounts, snapshotTableClusters } = this.image;
     const { clusterBytes } = header;
@@ -71,7 +74,25 @@ export class Volume {
         lengthBytes: snapshotTableClusters * clusterBytes,
       });
     }
-    return runs;
+    return runs.concat(this.#bitmapRuns());
+  }
+
+  #bitmapRuns(): Run[] {
+    const { bitmaps } = this.image;
+    if (bitmaps === null) return [];
+    const { clusterBytes } = this;
+    const run = (kind: Kind, offset: number, lengthBytes: number) => ({
+      kind,
+      first: offset / clusterBytes,
+      count: Math.ceil(lengthBytes / clusterBytes),
+      lengthBytes,
+    });
+    return [
+      run(Kind.bitmapDirectory, bitmaps.directory.offset, bitmaps.directory.lengthBytes),
+      ...bitmaps.entries.map(({ tableOffset, tableEntries }) =>
+        run(Kind.bitmapTable, tableOffset, tableEntries * 8),
+      ),
+    ];
   }
 
   /** A table has moved: the fields in memory follow what the slots on disk say now. */
@@ -91,7 +112,19 @@ export class Volume {
     } else if (kind === Kind.refcountBlock) {
       const index = refcounts.indexOfBlock(from);
       if (index >= 0) refcounts.blockMoved(index, to);
-    }
+    } else if (kind === Kind.bitmapDirectory || kind === Kind.bitmapTable) this.#bitmapsMoved(from, to);
+  }
+
+  #bitmapsMoved(from: number, to: number): void {
+    const { bitmaps } = this.image;
+    if (bitmaps === null) return;
+    if (bitmaps.directory.offset === from) bitmaps.directory.offset = to;
+    this.#bitmapAt ??= new Map(bitmaps.entries.map((entry) => [entry.tableOffset, entry]));
+    const entry = this.#bitmapAt.get(from);
+    if (entry === undefined) return;
+    entry.tableOffset = to;
+    this.#bitmapAt.delete(from);
+    this.#bitmapAt.set(to, entry);
   }
 
   #snapshotTableMoved(from: number, to: number): void {

@@ -72,6 +72,29 @@ function first(builder: ImageBuilder, names: RegExp): ImageBuilder {
   });
 }
 
+/** A directory of three clusters; one of the tables has three too, with bits for its first entry and its last. */
+function bitmapped(builder: ImageBuilder): ImageBuilder {
+  return builder
+    .bitmap('a'.repeat(500), { granularityBits: 9 })
+    .bitmap('b', {
+      inUse: true,
+      tableEntries: 129,
+      entries: ['bits', 'ones', ...Array<'zeroes'>(126).fill('zeroes')],
+    })
+    .bitmap('c'.repeat(600), { auto: false, entries: ['ones'] });
+}
+
+/** The directory and the table of the first bitmap. */
+const bitmapsMoved: Kind['happened'] = (before, after) => {
+  const [[from, table], [to, movedTable]] = [placesOfBitmaps(before), placesOfBitmaps(after)];
+  return from !== to && table !== movedTable;
+};
+
+function placesOfBitmaps(bytes: Uint8Array): [directory: number, firstTable: number] {
+  const { directoryOffset, bitmaps } = layoutOf(bytes).bitmaps!;
+  return [directoryOffset, bitmaps[0]!.tableOffset];
+}
+
 export const KINDS: Kind[] = [
   {
     name: 'version 2',
@@ -342,6 +365,47 @@ export const KINDS: Kind[] = [
     image: shared({ encryption: 2 }).layout({ shuffle: true, junk: 20, leaks: 15 }),
     erase: { punch: true },
     happened: both(leaksGone, (before, after) => before.length === after.length),
+  },
+  {
+    name: 'persistent bitmaps: a directory and tables of several clusters, scattered',
+    image: bitmapped(shared({ refcountOrder: 5, seed: 8 })).layout({
+      shuffle: true,
+      junk: 25,
+      leaks: 4,
+      overcounted: 4,
+      garbageTails: true,
+    }),
+    options: { roundBytes: 2048 },
+    happened: both(both(shorter, leaksGone), bitmapsMoved),
+  },
+  {
+    name: 'persistent bitmaps: all that the header names moves at once, in two sectors of it',
+    image: last(
+      image({ clusterBits: 12, virtualSize: 1 << 20, seed: 5, featureNames: 8 })
+        .writeRange(0, 4)
+        .snapshot('a')
+        .write(0)
+        .bitmap('a', { granularityBits: 9 })
+        .bitmap('b', { entries: ['ones'] })
+        .layout({ junk: 13 }),
+      /^(L1|refcount|snapshot|bitmap|bits)/,
+    ),
+    happened: both(both(shorter, bitmapsMoved), (before, after) => {
+      const { l1Offset, refcountTableOffset, snapshotsOffset } = layoutOf(before);
+      const moved = layoutOf(after);
+      return (
+        layoutOf(before).bitmaps!.slot >= 512 &&
+        l1Offset !== moved.l1Offset &&
+        refcountTableOffset !== moved.refcountTableOffset &&
+        snapshotsOffset !== moved.snapshotsOffset
+      );
+    }),
+  },
+  {
+    name: 'LUKS encryption: persistent bitmaps, which are not encrypted, move between the data',
+    image: last(bitmapped(small({ encryption: 2 }).writeRange(0, 9)).layout({ gap: 80 }), /^bit/),
+    options: { roundBytes: 4096 },
+    happened: both(shorter, bitmapsMoved),
   },
   {
     name: 'a backing file',

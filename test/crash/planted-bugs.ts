@@ -7,7 +7,7 @@ import type { Modification, Operation } from '../../src/device/recording-device.
 import { ReplayedFile, WindowPlan } from '../support/crash-window.js';
 import { layoutOf, refcountTable } from './kinds.js';
 
-interface Round {
+export interface Round {
   /** Lowered counts and the truncation of the round before; in the first round counts that were too high. */
   shorten: Modification[];
   /** Raised counts of the destinations. */
@@ -57,8 +57,9 @@ function countWrites(bytes: Uint8Array): (operation: Modification) => boolean {
 }
 
 const FLUSH: Operation = { kind: 'flush' };
-const writesHeader = (operation: Modification) => operation.kind === 'write' && operation.offset === 0;
-const not = (test: (operation: Modification) => boolean) => (operation: Modification) => !test(operation);
+export const writesHeader = (operation: Modification) => operation.kind === 'write' && operation.offset === 0;
+export const not = (test: (operation: Modification) => boolean) => (operation: Modification) =>
+  !test(operation);
 const truncates = ({ kind }: Modification) => kind === 'truncate';
 
 /** The log of rounds as the engine writes them. */
@@ -71,7 +72,7 @@ export function healthy(rounds: readonly Round[]): Operation[] {
 }
 
 /** Applies `change` to each pair of a round and the one after it. */
-function pairwise(rounds: readonly Round[], change: (round: Round, next: Round) => void): Operation[] {
+export function pairwise(rounds: readonly Round[], change: (round: Round, next: Round) => void): Operation[] {
   const copies = rounds.map((round) => ({ ...round }));
   for (let index = 0; index + 1 < copies.length; index++) change(copies[index]!, copies[index + 1]!);
   return healthy(copies);

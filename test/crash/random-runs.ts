@@ -40,6 +40,7 @@ export async function randomRun(seed: number): Promise<RecordedRun & { descripti
 function featuresOf(seed: number): RandomImageOverrides {
   if (seed % 8 === 3) return { features: { encryption: 2 } };
   if (seed % 16 === 5) return { version: 3, features: { dataFile: true } };
+  if (seed % 8 === 6) return { version: 3, bitmaps: true };
   return {};
 }
 

@@ -97,12 +97,13 @@ export function fileState(path: string): Record<string, unknown> {
   return { ino, nlink, mode, uid, size, mtimeNs, blocks, hash: hashFile(path) };
 }
 
-/** The first cluster, less the four fields that say where tables are. */
+/** The first cluster, less the fields that say where tables are. */
 export function fixedHeader(image: string): string {
   const layout = layoutOf(image);
   const header = Buffer.from(layout.image.subarray(0, layout.clusterSize));
   // l1_table_offset, refcount_table_offset, refcount_table_clusters, snapshots_offset
   header.fill(0, 40, 60).fill(0, 64, 72);
+  if (layout.bitmaps !== null) header.fill(0, layout.bitmaps.slot, layout.bitmaps.slot + 8);
   return createHash('sha1').update(header).digest('hex');
 }
 
@@ -134,6 +135,22 @@ export function guestIo(image: string, commands: readonly string[], encryption?:
 function openOptions(image: string, encryption?: Encryption): string {
   const key = encryption ? `,encrypt.format=${encryption.format},encrypt.key-secret=key` : '';
   return `driver=qcow2,file.filename=${image.replaceAll(',', ',,')}${key}`;
+}
+
+/** `options`: those of `-o`, beside the encryption. */
+export function createEncrypted(image: string, options: string, size: string, encryption: Encryption): void {
+  const quick = encryption.format === 'luks' ? ',encrypt.iter-time=10' : '';
+  const all = `${options},encrypt.format=${encryption.format},encrypt.key-secret=key${quick}`;
+  // QEMU measures the CPU first, and gives up now and then ("Unable to get accurate CPU usage").
+  for (let tries = 0; ; tries++) {
+    try {
+      qemuImg('create', '-q', ...secretObject(encryption), '-f', 'qcow2', '-o', all, image, size);
+      return;
+    } catch (error) {
+      if (tries === 20) throw error;
+      fs.rmSync(image, { force: true });
+    }
+  }
 }
 
 /** How `digests` tells QEMU to open an encrypted image. */

@@ -5,10 +5,10 @@ import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { EXIT_STATUS, QcowError, check, compact, eraseJunk, plan, type ErrorCode } from '../../src/index.js';
 import { image as buildImage } from '../support/image-builder.js';
-import { qemuImg } from '../support/qemu.js';
+import { qemuImg, qemuIo } from '../support/qemu.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
 import { cli } from './cli.js';
-import { expectMinimal, fileState, layoutOf, makeHoley, patch } from './images.js';
+import { digests, expectMinimal, fileState, layoutOf, makeHoley, patch } from './images.js';
 
 const CLUSTER = 4096;
 const NOBODY = 65534;
@@ -224,6 +224,42 @@ function firstBlockEntry(target: string): number {
   return layoutOf(target).refcountTableOffset;
 }
 
+/** One bitmap, in a directory at the start of the second cluster. */
+const BITMAPS_EXTENSION = Buffer.from(
+  '23852875000000180000000100000000' + '00000000000000200000000000001000',
+  'hex',
+);
+
+describe('bitmaps that are not valid any more', () => {
+  test.each(['1.1', '0.10'])(
+    'once QEMU has dropped them, the image is compacted (compat %s)',
+    async (compat) => {
+      makeHoley(image, `compat=${compat},cluster_size=4096`);
+      if (compat === '1.1') {
+        qemuImg('bitmap', '--add', image, 'b');
+        patch(image, 88, word(0));
+      } else patch(image, 72, BITMAPS_EXTENSION);
+      const before = digests(image);
+      expect(cli(['--quiet', image])).toMatchObject({ status: EXIT_STATUS.UNSUPPORTED });
+      qemuImg('check', '-q', '-r', 'leaks', image);
+      expect((await compact(image)).outcome).toBe('compacted');
+      expectMinimal(image);
+      expect(digests(image)).toEqual(before);
+    },
+  );
+
+  test('damaged ones are refused', async () => {
+    makeHoley(image);
+    qemuImg('bitmap', '--add', image, 'b');
+    patch(image, layoutOf(image).bitmaps!.directoryOffset + 17, [8]);
+    await expectRefusal(
+      image,
+      'CORRUPT',
+      /bitmap 0 has a granularity .*bitmap directory at 0x[0-9a-f]+, byte 0/,
+    );
+  });
+});
+
 describe('corruption', () => {
   test('of any refcount below its references is refused and left alone', () => {
     makeHoley(image);
@@ -262,12 +298,30 @@ describe('a file cut short', () => {
 describe('a feature that is not handled', () => {
   const KINDS: [string, () => void, RegExp][] = [
     [
-      'persistent bitmaps',
+      'persistent bitmaps that software without them has written beside',
       () => {
         makeHoley(image);
         qemuImg('bitmap', '--add', image, 'b');
+        patch(image, 88, word(0));
       },
-      /bitmaps/,
+      /bitmaps .* not valid any more.*qemu-img check -r leaks/,
+    ],
+    [
+      'persistent bitmaps in version 2',
+      () => {
+        makeHoley(image, 'compat=0.10,cluster_size=4096');
+        patch(image, 72, BITMAPS_EXTENSION);
+      },
+      /bitmaps .* not valid any more.*qemu-img check -r leaks/,
+    ],
+    [
+      'a bitmap with extra data',
+      () => {
+        makeHoley(image);
+        qemuImg('bitmap', '--add', image, 'b');
+        patch(image, layoutOf(image).bitmaps!.directoryOffset + 20, half(4));
+      },
+      /bitmap 0 has 4 bytes of extra data/,
     ],
     [
       'an unknown encryption',
@@ -298,6 +352,14 @@ describe('a feature that is not handled', () => {
     fs.rmSync(image, { force: true });
     make();
     await expectRefusal(image, 'UNSUPPORTED', words);
+  });
+
+  test('an unknown autoclear bit is gone after QEMU has opened the image for writing, as the message says', async () => {
+    makeHoley(image);
+    patch(image, 88, word(2n ** 5n));
+    await expectRefusal(image, 'UNSUPPORTED', /`qemu-io -c quit IMAGE`/);
+    qemuIo(image, ['quit']);
+    expect((await compact(image)).outcome).toBe('compacted');
   });
 
   test.each([

@@ -22,6 +22,8 @@ function refusalOf(bytes: Uint8Array): QcowError | null {
 
 /** Incompatible bits are at 72 to 79, autoclear bits at 88 to 95, both big-endian. */
 const incompatible = (bits: string) => patched(plain, 72, bits);
+const withBitmaps = image({ clusterBits: 12 }).bitmap('a').build();
+const withoutBit = (bytes: Uint8Array) => patched(bytes, 88, '0000000000000000');
 const autoclear = (bits: string) => patched(plain, 88, bits);
 
 describe('what is refused', () => {
@@ -48,14 +50,30 @@ describe('what is refused', () => {
     ],
     ['an unknown encryption', patched(plain, 32, '00000003'), 'UNSUPPORTED', /encryption method 3/],
     ['another', patched(plain, 32, 'ffffffff'), 'UNSUPPORTED', /encryption method 4294967295/],
-    ['bitmaps', patched(plain, 112, '23852875 00000018'), 'UNSUPPORTED', /persistent bitmaps/],
+    [
+      'bitmaps without the autoclear bit that vouches for them',
+      withoutBit(withBitmaps),
+      'UNSUPPORTED',
+      /bitmaps .* not valid any more.*byte 112.*qemu-img check -r leaks/,
+    ],
+    [
+      'bitmaps in version 2, which has no such bit',
+      image({ version: 2 }).extension(0x23852875, new Uint8Array(24)).build(),
+      'UNSUPPORTED',
+      /bitmaps .* not valid any more.*byte 72/,
+    ],
     [
       'a data file name without the feature',
       patched(plain, 112, '44415441 00000003'),
       'UNSUPPORTED',
       /names an external data file/,
     ],
-    ['the autoclear bit of bitmaps', autoclear('0000000000000001'), 'UNSUPPORTED', /persistent bitmaps/],
+    [
+      'the autoclear bit of bitmaps alone',
+      autoclear('0000000000000001'),
+      'CORRUPT',
+      /bitmaps, but names none/,
+    ],
     ['a raw data file that is none', autoclear('0000000000000002'), 'CORRUPT', /marked raw/],
     ['another autoclear bit', autoclear('0000000000000004'), 'UNSUPPORTED', /autoclear feature bit 2,/],
     ['an autoclear bit in the upper half', autoclear('0000000100000000'), 'UNSUPPORTED', /feature bit 32,/],
@@ -80,6 +98,7 @@ describe('what is refused', () => {
       'the name of one',
       patched(patched(plain, 72, '0000000000000004'), 112, '44415441 00000003 61616100 00000000'),
     ],
+    ['bitmaps', withBitmaps],
     ['LUKS', patched(plain, 32, '00000002')],
     ['legacy AES', patched(plain, 32, '00000001')],
     ['a backing file', image({ clusterBits: 12, backingFile: 'gone.qcow2', backingFormat: 'qcow2' }).build()],

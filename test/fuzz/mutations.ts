@@ -47,6 +47,24 @@ const SNAPSHOT_FIELDS: readonly (readonly [string, number, number])[] = [
   ['extra data', 40, 8],
 ];
 
+const BITMAP_FIELDS: readonly (readonly [string, number, number])[] = [
+  ['table_offset', 0, 8],
+  ['table_size', 8, 4],
+  ['flags', 12, 4],
+  ['type', 16, 1],
+  ['granularity_bits', 17, 1],
+  ['name_size', 18, 2],
+  ['extra_data_size', 20, 4],
+];
+
+const BITMAPS_EXTENSION_FIELDS: readonly (readonly [string, number, number])[] = [
+  ['length', -20, 4],
+  ['nb_bitmaps', -16, 4],
+  ['reserved', -12, 4],
+  ['directory_size', -8, 8],
+  ['directory_offset', 0, 8],
+];
+
 /** Changes 1 to 8 fields, anywhere in the metadata of the valid image `original`. */
 export function changeFields(original: Uint8Array, random: Random): Mutant {
   const bytes = Uint8Array.from(original);
@@ -118,6 +136,17 @@ class Places {
         const snapshot = random.pick(snapshots);
         return this.#one('snapshot', layout.snapshotsOffset + snapshot.start, SNAPSHOT_FIELDS);
       });
+    }
+    if (layout.bitmaps !== null) {
+      const { slot, directoryOffset, bitmaps } = layout.bitmaps;
+      this.#structures.push(
+        () => this.#one('bitmaps extension', slot, BITMAPS_EXTENSION_FIELDS),
+        () => this.#one('bitmap', directoryOffset + random.pick(bitmaps).start, BITMAP_FIELDS),
+        () => {
+          const { tableOffset, tableEntries } = random.pick(bitmaps);
+          return this.#entry('bitmap table', tableOffset, Math.max(1, tableEntries) * 8, 8);
+        },
+      );
     }
   }
 

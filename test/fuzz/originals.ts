@@ -8,6 +8,8 @@ const FEATURES: readonly RandomImageOverrides[] = [
   {},
   {},
   { compressed: true },
+  { version: 3, bitmaps: true },
+  { version: 3, bitmaps: true },
   { version: 3, features: { encryption: 2 } },
   { features: { encryption: 1 } },
   { version: 3, features: { dataFile: true } },

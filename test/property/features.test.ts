@@ -9,7 +9,7 @@ const COUNT = Number(process.env.COUNT ?? 60);
 
 /** So that the tables move, into gaps between what cannot. */
 function tablesLast(units: readonly BuiltUnit[]): BuiltUnit[] {
-  const isTable = ({ name }: BuiltUnit) => /^(refcount|snapshot|L1|L2)/.test(name);
+  const isTable = ({ name }: BuiltUnit) => /^(refcount|snapshot|L1|L2|bitmap)/.test(name);
   return [...units.filter((unit) => !isTable(unit)), ...units.filter(isTable)];
 }
 
@@ -29,6 +29,21 @@ const FEATURES: [string, RandomImageOverrides][] = [
   [
     'LUKS encryption and extended L2 entries',
     { version: 3, clusterBits: 14, maxClusters: 40, features: { encryption: 2, extendedL2: true } },
+  ],
+  ['persistent bitmaps', { version: 3, bitmaps: true }],
+  [
+    'persistent bitmaps and their tables at the end',
+    { version: 3, bitmaps: true, layout: { arrange: tablesLast } },
+  ],
+  ['persistent bitmaps and LUKS encryption', { version: 3, bitmaps: true, features: { encryption: 2 } }],
+  [
+    'persistent bitmaps and an external data file',
+    { version: 3, bitmaps: true, features: { dataFile: true } },
+  ],
+  ['persistent bitmaps and compressed clusters', { version: 3, bitmaps: true, compressed: true }],
+  [
+    'persistent bitmaps and extended L2 entries',
+    { version: 3, clusterBits: 14, maxClusters: 40, bitmaps: true, features: { extendedL2: true } },
   ],
   ['LUKS encryption and an external data file', { version: 3, features: { encryption: 2, dataFile: true } }],
 ];

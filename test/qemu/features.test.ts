@@ -6,6 +6,7 @@ import fs from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { type CompactResult, compact, eraseJunk, plan } from '../../src/index.js';
 import {
+  createEncrypted,
   digests,
   encryptedSource,
   expectMinimal,
@@ -24,24 +25,7 @@ const image = directory.path('image.qcow2');
 function create(options: string, size: string, encryption?: Encryption): void {
   fs.rmSync(image, { force: true });
   if (encryption === undefined) qemuImg('create', '-q', '-f', 'qcow2', '-o', options, image, size);
-  else createEncrypted(options, size, encryption);
-}
-
-function createEncrypted(options: string, size: string, encryption: Encryption): void {
-  const quick = encryption.format === 'luks' ? ',encrypt.iter-time=10' : '';
-  const all = `${options},encrypt.format=${encryption.format},encrypt.key-secret=key${quick}`;
-  const make = () =>
-    qemuImg('create', '-q', ...secretObject(encryption), '-f', 'qcow2', '-o', all, image, size);
-  // QEMU measures the CPU first, and gives up now and then ("Unable to get accurate CPU usage").
-  for (let tries = 0; ; tries++) {
-    try {
-      make();
-      return;
-    } catch (error) {
-      if (tries === 20) throw error;
-      fs.rmSync(image, { force: true });
-    }
-  }
+  else createEncrypted(image, options, size, encryption);
 }
 
 /** Compacts `image` twice and judges it; `away`: a file that nobody may need for that. */

@@ -2,14 +2,21 @@
 import fs from 'node:fs';
 import { compact, plan, QcowError } from '../../src/index.js';
 import { digests, fixedHeader } from '../e2e/images.js';
-import { inspect, minimalClusterCount, refcountsLimitSharing } from '../support/oracle.js';
+import {
+  compareGuestView,
+  guestView,
+  inspect,
+  minimalClusterCount,
+  refcountsLimitSharing,
+} from '../support/oracle.js';
 import { checkImage } from '../support/qemu.js';
 import { Random } from '../support/random.js';
 import { History } from './history.js';
 
 export interface Verdict {
   flaw: string | null;
-  outcome: 'compacted' | 'clean';
+  /** `damaged`: by QEMU, as its own check says; then it must be refused. */
+  outcome: 'compacted' | 'clean' | 'damaged';
   commands: readonly string[];
 }
 
@@ -31,6 +38,16 @@ export async function flawOfHistory(seed: number, directory: string): Promise<Ve
   const seen = () => JSON.stringify({ digests: digests(image, scratch), header: fixedHeader(image) });
   const before = seen();
   const bytes = fs.readFileSync(image);
+  if (checkImage(image).corruptions > 0) {
+    const refused = await compact(image).then(
+      () => false,
+      (error: unknown) => error instanceof QcowError && error.code === 'CORRUPT',
+    );
+    const same = fs.readFileSync(image).equals(bytes);
+    return verdict(refused && same ? null : 'QEMU calls it corrupt, and it was not refused', 'damaged');
+  }
+  // Bitmaps too, which no reading of the disk shows.
+  const view = guestView(bytes);
   const minimal = minimalClusterCount(bytes, dropPreallocation ? { preallocation: 'dropped' } : {});
   try {
     const planned = await plan(image, options);
@@ -41,6 +58,8 @@ export async function flawOfHistory(seed: number, directory: string): Promise<Ve
       return verdict(`qemu-img check: ${JSON.stringify(check)}`);
     if (seen() !== before) return verdict('the content differs');
     const compacted = fs.readFileSync(image);
+    const difference = compareGuestView(view, compacted);
+    if (difference !== null) return verdict(difference);
     const { corruptions, staleRefcountsPastEnd, clusterCount } = inspect(compacted);
     if (corruptions.length > 0) return verdict(`corrupt: ${corruptions[0]}`);
     if (staleRefcountsPastEnd > 0) return verdict('refcounts past the end');

@@ -168,7 +168,25 @@ export class History {
   }
 
   #bitmap(): void {
-    void this.#bitmaps;
+    const random = this.#random;
+    const command = (...how: string[]) => this.#img('bitmap', ...how);
+    const known = this.#bitmaps;
+    if (known.length === 0 || random.chance(0.5)) {
+      const name = `b${this.#names++}`;
+      const granularity = ['-g', String(2 ** random.between(9, 20))];
+      const how = [
+        '--add',
+        ...(random.chance(0.5) ? granularity : []),
+        ...(random.chance(0.2) ? ['--disable'] : []),
+      ];
+      if (command(...how, '-f', 'qcow2', this.image, name)) known.push(name);
+      return;
+    }
+    const name = random.pick(known);
+    const how = random.pick(['--remove', '--clear', '--enable', '--disable', '--merge']);
+    const other = how === '--merge' ? [random.pick(known)] : [];
+    if (command(how, ...other, '-f', 'qcow2', this.image, name) && how === '--remove')
+      this.#bitmaps = known.filter((one) => one !== name);
   }
 
   #img(...args: string[]): boolean {

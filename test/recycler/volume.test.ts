@@ -32,6 +32,22 @@ test('an L1 table that moves takes its snapshot along, again and again, and no o
   expect(volume.image.header.l1Offset / 512).not.toBe(902);
 });
 
+test('bitmaps follow their directory and their tables', async () => {
+  const built = image({ clusterBits: 9 }).bitmap('a').bitmap('b').bitmap('c').buildWithMap();
+  const { image: found, walked } = await opened(built.bytes);
+  const volume = new Volume(found, walked.clusters);
+  const places = () => found.bitmaps?.entries.map(({ tableOffset }) => tableOffset / 512);
+  const [a, b, c] = ['a', 'b', 'c'].map((name) => built.where(`bitmap table ${name}`));
+  volume.tableMoved(Kind.bitmapTable, b!, 900);
+  volume.tableMoved(Kind.bitmapTable, 900, 901);
+  volume.tableMoved(Kind.bitmapTable, a!, b!);
+  volume.tableMoved(Kind.bitmapData, c!, 902);
+  expect(places()).toEqual([b, 901, c]);
+  volume.tableMoved(Kind.bitmapDirectory, built.where('bitmap directory'), 950);
+  expect(found.bitmaps?.directory.offset).toBe(950 * 512);
+  expect(volume.runs().filter(({ kind }) => kind === Kind.bitmapTable)).toHaveLength(3);
+});
+
 test('moving every L1 table looks through the snapshots once, not once for each', async () => {
   const { volume, looks } = await withSnapshots(20);
   const tables = volume.image.snapshots.map(({ l1Offset }) => l1Offset / 512);

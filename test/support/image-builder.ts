@@ -3,12 +3,14 @@
  * `image({ clusterBits: 9 }).write(0).snapshot('a').write(0).layout({ shuffle: true, junk: 8 }).build()`.
  */
 import { deflateRawSync } from 'node:zlib';
+import { Bitmap, type BitmapOptions } from './image-bitmaps.js';
 import { writeOffset, type HeaderExtension, type HeaderOptions } from './image-header.js';
 import { layOut, type BuiltImage, type LayoutOptions } from './image-layout.js';
 import { DataUnit, ExtentUnit, ImageModel, L2Unit, type ImageFormat, type L1Table } from './image-model.js';
 import { Random } from './random.js';
 
 export type { BuiltExtent, BuiltImage, BuiltUnit, LayoutOptions } from './image-layout.js';
+export type { BitmapOptions } from './image-bitmaps.js';
 export type { HeaderExtension, HeaderOptions } from './image-header.js';
 
 export interface ImageOptions extends HeaderOptions {
@@ -240,6 +242,15 @@ export class ImageBuilder {
       l1.tables.set(l1Index, copy);
     }
     return true;
+  }
+
+  /** A persistent bitmap of the active layer. */
+  bitmap(name: string, options: BitmapOptions = {}): this {
+    if (this.model.format.version === 2) {
+      throw new Error('version 2 has no bit that says whether bitmaps are valid');
+    }
+    this.model.bitmaps.push(new Bitmap(name, this.model.format, this.random, options));
+    return this;
   }
 
   /** An extension of a type that nobody knows, as later versions may add. */

@@ -1,4 +1,5 @@
 /** Bytes of the header cluster and of the snapshot table of a test image. */
+import { encodeBitmapsExtension } from './image-bitmaps.js';
 import type { ImageFormat, Snapshot } from './image-model.js';
 import type { Random } from './random.js';
 
@@ -31,11 +32,13 @@ export interface HeaderFields {
   readonly refcountTableClusters: number;
   readonly snapshotCount: number;
   readonly snapshotsOffset: number;
+  readonly bitmaps: { readonly count: number; readonly offset: number; readonly length: number } | null;
   /** Where the LUKS header is, and its bytes. */
   readonly encryptionHeader: { readonly offset: number; readonly length: number } | null;
 }
 
 export const FEATURE_NAMES = 0x6803f857;
+export const BITMAPS = 0x23852875;
 export const ENCRYPTION_HEADER = 0x0537be77;
 export const BACKING_FORMAT = 0xe2792aca;
 
@@ -72,7 +75,7 @@ export function encodeHeader(
   writeOffset(cluster, fields.snapshotsOffset, 64);
   if (format.version === 3) {
     cluster.writeUInt32BE((format.l2EntrySize === 16 ? 0x10 : 0) + (format.dataFile ? 4 : 0), 76);
-    cluster.writeUInt32BE(options.dataFileRaw === true ? 2 : 0, 92);
+    cluster.writeUInt32BE((options.dataFileRaw === true ? 2 : 0) + (fields.bitmaps === null ? 0 : 1), 92);
     cluster.writeUInt32BE(options.lazyRefcounts === true ? 1 : 0, 84);
     cluster.writeUInt32BE(format.refcountOrder, 96);
     cluster.writeUInt32BE(headerLength, 100);
@@ -138,7 +141,11 @@ export function encodeSnapshotTable(
   return Buffer.concat(parts);
 }
 
-function allExtensions(options: HeaderOptions, { encryptionHeader }: HeaderFields): HeaderExtension[] {
+/** In QEMU's order. */
+function allExtensions(
+  options: HeaderOptions,
+  { encryptionHeader, bitmaps }: HeaderFields,
+): HeaderExtension[] {
   const result: HeaderExtension[] = [];
   if (encryptionHeader !== null) {
     const data = Buffer.alloc(16);
@@ -157,6 +164,10 @@ function allExtensions(options: HeaderOptions, { encryptionHeader }: HeaderField
       table.write(name, index * 48 + 2);
     }
     result.push({ type: FEATURE_NAMES, data: table });
+  }
+  if (bitmaps !== null) {
+    const data = encodeBitmapsExtension(bitmaps.count, bitmaps.length, bitmaps.offset);
+    result.push({ type: BITMAPS, data });
   }
   return [...result, ...(options.extensions ?? [])];
 }

@@ -1,4 +1,5 @@
 /** Places the parts of a test image in a file, in any order and with any waste, and writes the bytes. */
+import { Bitmap, encodeBitmapDirectory, encodeBitmapTable } from './image-bitmaps.js';
 import { encodeHeader, encodeSnapshotTable, writeOffset, type HeaderOptions } from './image-header.js';
 import { compressedDescriptor, packExtents, Stream, type CompressedOptions } from './compressed-layout.js';
 import type { DataUnit, ExtentUnit, ImageModel, L1Table, L2Unit } from './image-model.js';
@@ -44,7 +45,7 @@ export interface LayoutOptions extends CompressedOptions {
 }
 
 export interface BuiltUnit {
-  /** `L1`, `L1 of 2`, `L2 active:0`, `data 1:17` (snapshot 1, guest cluster 17), `compressed 3`, `refcount block 0`, `junk`. */
+  /** `L1`, `L1 of 2`, `L2 active:0`, `data 1:17` (snapshot 1, guest cluster 17), `compressed 3`, `refcount block 0`, `bitmap table NAME`, `bits NAME:0`, `junk`. */
   readonly name: string;
   readonly clusters: number;
   /** The first host cluster, once it is placed. */
@@ -71,7 +72,7 @@ export interface BuiltImage {
   readonly where: (name: string) => number;
 }
 
-type Part = L1Table | L2Unit | DataUnit | Stream | null;
+type Part = L1Table | L2Unit | DataUnit | Bitmap | Stream | null;
 
 class Unit implements BuiltUnit {
   at = 0;
@@ -105,6 +106,8 @@ class Layout {
   private readonly snapshotTable: Unit | null;
   private readonly encryptionHeader: Unit | null;
   private readonly snapshotTableLength: number;
+  private readonly bitmapDirectory: Unit | null;
+  private readonly bitmapDirectoryLength: number;
   private readonly blocks = new Map<number, Unit>();
   private readonly byPart = new Map<Part, Unit>();
   private readonly byExtent = new Map<ExtentUnit, Unit>();
@@ -128,6 +131,12 @@ class Layout {
       this.snapshotTableLength === 0
         ? null
         : new Unit('snapshot table', this.clustersFor(this.snapshotTableLength));
+
+    this.bitmapDirectoryLength = encodeBitmapDirectory(model.bitmaps, []).length;
+    this.bitmapDirectory =
+      this.bitmapDirectoryLength === 0
+        ? null
+        : new Unit('bitmap directory', this.clustersFor(this.bitmapDirectoryLength));
 
     this.encryptionHeader = headerOptions.encryption === 2 ? new Unit('LUKS header', LUKS_CLUSTERS) : null;
 
@@ -227,6 +236,17 @@ class Layout {
     }
     if (this.encryptionHeader !== null) {
       result.push(this.encryptionHeader);
+    }
+    if (this.bitmapDirectory !== null) {
+      result.push(this.bitmapDirectory);
+    }
+    for (const bitmap of model.bitmaps) {
+      add(`bitmap table ${bitmap.name}`, this.clustersFor(bitmap.entries.length * 8), bitmap);
+      for (const [index, bits] of bitmap.entries.entries()) {
+        if (typeof bits !== 'string') {
+          add(`bits ${bitmap.name}:${index}`, 1, bits);
+        }
+      }
     }
     for (const { id, l1 } of model.snapshots) {
       add(`L1 of ${id}`, this.clustersFor(l1.size * 8), l1);
@@ -388,6 +408,10 @@ class Layout {
       const offsets = this.model.snapshots.map(({ l1 }) => this.offsetOf(l1));
       return this.withTail(encodeSnapshotTable(this.model.snapshots, offsets), unit);
     }
+    if (unit === this.bitmapDirectory) {
+      const offsets = this.model.bitmaps.map((bitmap) => this.offsetOf(bitmap));
+      return this.withTail(encodeBitmapDirectory(this.model.bitmaps, offsets), unit);
+    }
     if (unit === this.encryptionHeader) {
       return this.random.bytes(unit.clusters * this.clusterSize);
     }
@@ -401,6 +425,12 @@ class Layout {
     }
     if (part instanceof Stream) {
       return this.streamContent(part, unit);
+    }
+    if (part instanceof Bitmap) {
+      return this.withTail(
+        encodeBitmapTable(part, (bits) => this.offsetOf(bits)),
+        unit,
+      );
     }
     if ('content' in part) {
       return part.content;
@@ -456,6 +486,14 @@ class Layout {
       refcountTableClusters: this.refcountTable.clusters,
       snapshotCount: model.snapshots.length,
       snapshotsOffset: snapshotTable === null ? 0 : snapshotTable.at * this.clusterSize,
+      bitmaps:
+        this.bitmapDirectory === null
+          ? null
+          : {
+              count: model.bitmaps.length,
+              offset: this.bitmapDirectory.at * this.clusterSize,
+              length: this.bitmapDirectoryLength,
+            },
       encryptionHeader:
         this.encryptionHeader === null
           ? null
@@ -555,6 +593,7 @@ class Layout {
         unit === this.header ||
         unit === this.refcountTable ||
         unit === this.snapshotTable ||
+        unit === this.bitmapDirectory ||
         unit === this.encryptionHeader;
       if (used || unit.part !== null || [...this.blocks.values()].includes(unit)) {
         continue;

@@ -3,7 +3,9 @@
  * the file anything is. Refcounts follow from it: one for each path from an L1 table.
  */
 
-/** One host cluster of guest data. */
+import type { Bitmap } from './image-bitmaps.js';
+
+/** One host cluster of guest data, or of the bits of a bitmap. */
 export class DataUnit {
   /** As a crash leaves it when it strikes between the pointer updates of a move: too high. */
   refcountAtLeast = 0;
@@ -78,6 +80,7 @@ export class ImageModel {
   readonly snapshots: Snapshot[] = [];
   /** Tables that no snapshot names any more, but whose references are still counted: leaks. */
   readonly ghosts: L1Table[] = [];
+  readonly bitmaps: Bitmap[] = [];
 
   constructor(
     readonly format: ImageFormat,

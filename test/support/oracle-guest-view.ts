@@ -1,9 +1,10 @@
 /**
  * What a guest can see of an image: every cluster of the active layer and of every snapshot, virtual
- * machine state included, and what the header and the snapshot table say of them. Comparison is by
+ * machine state included, what the header and the snapshot table say of them, and the bitmaps. Comparison is by
  * content and independent of where things are in the file.
  */
 import { constants, inflateRawSync } from 'node:zlib';
+import { compareBitmaps } from './oracle-bitmaps.js';
 import { compressedExtent, readLayout, type ImageLayout } from './oracle-layout.js';
 
 /** How an image looked: its own copy of the bytes, and where the guest's clusters are in it. */
@@ -16,12 +17,16 @@ const ZERO = 1;
 const PRESENT = 2;
 const COMPRESSED = 3;
 const KIND_NAMES = ['unallocated', 'zero', 'data', 'compressed'];
-/** Parts of the header that compaction may change: three table offsets and one table size. */
-const UNCHANGING_HEADER = [
-  [0, 40],
-  [60, 64],
-  [72, Infinity],
-] as const;
+/** Parts of the header that compaction may not change: all but four table offsets and one table size. */
+function unchangingHeader({ clusterSize, bitmaps }: ImageLayout): [start: number, end: number][] {
+  const slot = bitmaps?.slot ?? clusterSize;
+  return [
+    [0, 40],
+    [60, 64],
+    [72, slot],
+    [Math.min(slot + 8, clusterSize), clusterSize],
+  ];
+}
 
 export function guestView(bytes: Uint8Array): GuestView {
   const layout = readLayout(Uint8Array.from(bytes));
@@ -43,6 +48,7 @@ export function compareGuestView(before: GuestView, bytes: Uint8Array): string |
   return (
     compareHeaders(before.layout, after) ??
     compareEncryptionHeaders(before.layout, after) ??
+    compareBitmaps(before.layout, after) ??
     compareSnapshotTables(before.layout, after) ??
     new Comparison(before.layout, after).run()
   );
@@ -104,8 +110,7 @@ function snapshotAt(layout: ImageLayout, index: number): { l1Offset: number; l1S
 }
 
 function compareHeaders(before: ImageLayout, after: ImageLayout): string | null {
-  for (const [start, limit] of UNCHANGING_HEADER) {
-    const end = Math.min(limit, before.clusterSize);
+  for (const [start, end] of unchangingHeader(before)) {
     if (end > after.image.length || before.image.compare(after.image, start, end, start, end) !== 0) {
       return `the header cluster differs in bytes ${start} to ${end - 1}`;
     }

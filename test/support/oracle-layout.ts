@@ -4,6 +4,8 @@
  * a damaged image.
  */
 
+import { readBitmaps, type BitmapsLayout } from './oracle-bitmaps.js';
+
 /** One entry of the snapshot table, and the L1 table that it names. */
 export interface SnapshotLayout {
   /** Bytes from the start of the snapshot table. */
@@ -43,12 +45,15 @@ export interface ImageLayout {
   readonly snapshotsOffset: number;
   readonly snapshotsLength: number;
   readonly snapshots: readonly SnapshotLayout[];
+  readonly bitmaps: BitmapsLayout | null;
   /** What is wrong with the header or the snapshot table. */
   readonly faults: readonly string[];
 }
 
 const MAGIC = 0x514649fb;
 const MAX_SNAPSHOTS = 65536;
+const ENCRYPTION_HEADER = 0x0537be77;
+const BITMAPS = 0x23852875;
 const DATA_FILE = 0b100;
 const EXTENDED_L2 = 0b10000;
 /** Incompatible feature bits that the oracle knows how to read: these and the compression type. */
@@ -122,7 +127,7 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     clusterCount,
     l2EntrySize,
     dataFile: (incompatible & DATA_FILE) !== 0,
-    encryptionHeader: readEncryptionHeader(view, version === 3 ? view.getUint32(100) : 72, faults),
+    encryptionHeader: readEncryptionHeader(view, faults),
     virtualSize,
     l1Offset: readOffset(view, 40),
     l1Size,
@@ -133,6 +138,12 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     snapshotsOffset,
     snapshotsLength: table.length,
     snapshots: table.snapshots,
+    bitmaps: readBitmaps(
+      view,
+      extensionAt(view, BITMAPS),
+      version === 3 && (view.getUint8(95) & 1) === 1,
+      faults,
+    ),
     faults,
   };
 }
@@ -140,30 +151,42 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
 /** Whether tables need neighbouring clusters, for which clusters that cannot move may leave no place. */
 export function hasLongTables(layout: ImageLayout): boolean {
   const lengths = [layout, ...layout.snapshots].map(({ l1Size }) => l1Size * 8);
-  return [...lengths, layout.snapshotsLength].some((length) => length > layout.clusterSize);
+  const { directoryLength = 0, bitmaps = [] } = layout.bitmaps ?? {};
+  lengths.push(
+    layout.snapshotsLength,
+    directoryLength,
+    ...bitmaps.map(({ tableEntries }) => tableEntries * 8),
+  );
+  return lengths.some((length) => length > layout.clusterSize);
 }
 
-/** The first encryption extension, which must be there exactly where the method is LUKS. */
-function readEncryptionHeader(
-  view: DataView,
-  headerLength: number,
-  faults: string[],
-): { offset: number; length: number } | null {
+/** The encryption extension, which must be there exactly where the method is LUKS. */
+function readEncryptionHeader(view: DataView, faults: string[]): { offset: number; length: number } | null {
   const isLuks = view.getUint32(32) === 2;
-  let at = headerLength;
+  const extension = extensionAt(view, ENCRYPTION_HEADER);
+  if (extension !== null && (!isLuks || extension.length !== 16)) {
+    faults.push('header: an encryption extension that is not that of LUKS');
+    return null;
+  }
+  if (extension === null) {
+    if (isLuks) {
+      faults.push('header: LUKS without an encryption extension');
+    }
+    return null;
+  }
+  return { offset: readOffset(view, extension.at), length: readOffset(view, extension.at + 8) };
+}
+
+/** Where the data of the first header extension of this type are. */
+function extensionAt(view: DataView, type: number): { at: number; length: number } | null {
+  let at = view.getUint32(4) === 3 ? view.getUint32(100) : 72;
   const end = readOffset(view, 8) === 0 ? 2 ** view.getUint32(20) : readOffset(view, 8);
   while (at + 8 <= end && view.getUint32(at) !== 0) {
-    if (view.getUint32(at) === 0x0537be77) {
-      if (!isLuks || view.getUint32(at + 4) !== 16) {
-        faults.push('header: an encryption extension that is not that of LUKS');
-        return null;
-      }
-      return { offset: readOffset(view, at + 8), length: readOffset(view, at + 16) };
+    const length = view.getUint32(at + 4);
+    if (view.getUint32(at) === type) {
+      return { at: at + 8, length };
     }
-    at += 8 + Math.ceil(view.getUint32(at + 4) / 8) * 8;
-  }
-  if (isLuks) {
-    faults.push('header: LUKS without an encryption extension');
+    at += 8 + Math.ceil(length / 8) * 8;
   }
   return null;
 }

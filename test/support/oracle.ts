@@ -29,6 +29,9 @@ const KINDS = [
   'data',
   'compressed data',
   'encryption header',
+  'bitmap directory',
+  'bitmap table',
+  'bitmap data',
 ];
 const HEADER = 1;
 const REFCOUNT_TABLE = 2;
@@ -39,8 +42,11 @@ const L2_TABLE = 6;
 const DATA = 7;
 const COMPRESSED = 8;
 const ENCRYPTION_HEADER = 9;
-/** From this kind on, several references to one cluster are legal. */
-const FIRST_SHARED = L2_TABLE;
+const BITMAP_DIRECTORY = 10;
+const BITMAP_TABLE = 11;
+const BITMAP_DATA = 12;
+/** Of these kinds several references to one cluster are legal. */
+const SHARED = [L2_TABLE, DATA, COMPRESSED];
 
 export function inspect(bytes: Uint8Array): Inspection {
   const layout = readLayout(bytes);
@@ -156,6 +162,7 @@ class Inspector {
       const { offset, length } = layout.encryptionHeader;
       this.claim(ENCRYPTION_HEADER, offset, length, 1, 0);
     }
+    this.walkBitmaps();
     this.walkL1(layout.l1Offset, layout.l1Size, true);
     if (layout.snapshotsLength > 0) {
       this.claim(SNAPSHOT_TABLE, layout.snapshotsOffset, layout.snapshotsLength, 1, 64);
@@ -260,7 +267,7 @@ class Inspector {
 
   private count(kind: number, cluster: number, times: number, slot: number): void {
     const before = this.kinds[cluster] ?? 0;
-    if (before !== 0 && (before !== kind || kind < FIRST_SHARED || kind === ENCRYPTION_HEADER)) {
+    if (before !== 0 && (before !== kind || !SHARED.includes(kind))) {
       this.fault(kind, cluster * this.layout.clusterSize, slot, `overlaps a ${KINDS[before - 1]}`);
     }
     this.kinds[cluster] = kind;
@@ -344,6 +351,31 @@ class Inspector {
         const byte = view.getUint8(blockOffset + (entry >>> perByteBits));
         const shift = (entry & ((1 << perByteBits) - 1)) << order;
         return (byte >>> shift) & ((1 << (1 << order)) - 1);
+      }
+    }
+  }
+
+  private walkBitmaps(): void {
+    const { view, clusterSize, bitmaps: found } = this.layout;
+    if (found === null) {
+      return;
+    }
+    const { slot, directoryOffset, directoryLength, bitmaps } = found;
+    this.claim(BITMAP_DIRECTORY, directoryOffset, directoryLength, 1, slot);
+    for (const { start, tableOffset, tableEntries } of bitmaps) {
+      if (!this.claim(BITMAP_TABLE, tableOffset, tableEntries * 8, 1, directoryOffset + start)) {
+        continue;
+      }
+      for (let slot = tableOffset; slot < tableOffset + tableEntries * 8; slot += 8) {
+        const high = view.getUint32(slot);
+        const low = view.getUint32(slot + 4);
+        const target = (high & 0x00ffffff) * 0x1_0000_0000 + ((low & 0xfffffe00) >>> 0);
+        if ((high & 0xff000000) !== 0 || (low & 0x1fe) !== 0 || ((low & 1) !== 0 && target !== 0)) {
+          this.fault(BITMAP_DATA, target, slot, 'has reserved bits set');
+        }
+        if (target !== 0) {
+          this.claim(BITMAP_DATA, target, clusterSize, 1, slot);
+        }
       }
     }
   }

@@ -1,6 +1,9 @@
 /** Runs qemu-img and qemu-io, which judge our images; tests that need them fail without them, never skip. */
-import { execFileSync, spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 
 export interface QemuCheck {
   readonly corruptions: number;
@@ -14,7 +17,7 @@ export function requireQemu(): void {
   if (found) {
     return;
   }
-  for (const program of ['qemu-img', 'qemu-io']) {
+  for (const program of ['qemu-img', 'qemu-io', 'qemu-nbd']) {
     if (spawnSync(program, ['--version'], { stdio: 'ignore' }).error !== undefined) {
       throw new Error(
         `${program} not found: install qemu-utils (Debian, Ubuntu), qemu-img (Fedora) or qemu (Homebrew)`,
@@ -99,6 +102,42 @@ export function repairByQemu(path: string): void {
   const args = ['check', '-q', '-r', 'all', `json:${JSON.stringify(options)}`];
   const { status, stderr } = spawnSync('qemu-img', args, { encoding: 'utf8', maxBuffer: 1 << 28 });
   if (status !== 0) throw new Error(`qemu-img check -r all ${path}: exit ${status}\n${stderr}`);
+}
+
+/** Stretches of the guest's disk that the bitmap says are dirty, as QEMU tells a backup program over NBD. */
+export async function dirtyRanges(
+  image: string,
+  bitmap: string,
+  { source = ['-f', 'qcow2', image] }: { source?: readonly string[] } = {},
+): Promise<{ start: number; end: number }[]> {
+  const directory = mkdtempSync(join(tmpdir(), 'nbd-'));
+  const socket = join(directory, 'socket');
+  const server = spawn('qemu-nbd', ['--read-only', '-k', socket, '-B', bitmap, ...source], { stdio: 'pipe' });
+  const ended = new Promise<string>((resolve) => {
+    let words = '';
+    server.stderr.on('data', (data: Buffer) => (words += data.toString()));
+    server.on('error', (error) => resolve(error.message));
+    server.on('close', () => resolve(words));
+  });
+  try {
+    while (!existsSync(socket)) {
+      const failure = await Promise.race([ended, setTimeout(5, null)]);
+      if (failure !== null) {
+        throw new Error(`qemu-nbd ${image}: ${failure}`);
+      }
+    }
+    const options = `driver=nbd,server.type=unix,server.path=${socket},x-dirty-bitmap=qemu:dirty-bitmap:${bitmap}`;
+    const map = qemuImg('map', '--output=json', '--image-opts', options);
+    // What is dirty is told as not being data.
+    return (JSON.parse(map) as { start: number; length: number; data: boolean }[])
+      .filter(({ data }) => !data)
+      .map(({ start, length }) => ({ start, end: start + length }));
+  } finally {
+    // It serves one client and ends with it; if none came, now.
+    server.kill();
+    await ended;
+    rmSync(directory, { recursive: true });
+  }
 }
 
 function run(program: string, args: readonly string[]): string {

@@ -1,9 +1,17 @@
 /** Random valid images for property tests: any mix of what the builder can make, the same for the same seed. */
-import { image, type ImageBuilder, type ImageOptions, type LayoutOptions } from './image-builder.js';
+import {
+  type BitmapOptions,
+  image,
+  type ImageBuilder,
+  type ImageOptions,
+  type LayoutOptions,
+} from './image-builder.js';
 import { Random } from './random.js';
 
 /** Of the images, how many have compressed clusters. */
 const COMPRESSED_SHARE = 0.25;
+/** And how many of version 3 persistent bitmaps. */
+const BITMAPS_SHARE = 0.1;
 
 export interface RandomImageOverrides {
   readonly clusterBits?: number;
@@ -17,6 +25,8 @@ export interface RandomImageOverrides {
   readonly clean?: boolean;
   /** Whether some of the guest’s clusters are compressed. */
   readonly compressed?: boolean;
+  /** Whether there are persistent bitmaps; version 3 only. */
+  readonly bitmaps?: boolean;
   /** Has the last word on the layout. */
   readonly layout?: LayoutOptions;
 }
@@ -52,6 +62,7 @@ export function randomImage(seed: number, overrides: RandomImageOverrides = {}):
   const builder = image(options);
   const guest = new RandomGuest(random, builder, options, clean, compression?.share ?? 0);
   guest.fill(Math.floor(maxClusters * (0.25 + (0.35 * random.int(100)) / 100)));
+  const bitmaps = randomBitmaps(new Random(seed + 0xb1), builder, overrides.bitmaps);
   const layout = {
     ...randomLayout(random, { clusterBits, refcountOrder, maxClusters }, clean),
     ...compression?.layout,
@@ -62,7 +73,7 @@ export function randomImage(seed: number, overrides: RandomImageOverrides = {}):
   const choices = { ...rest, extensions: extensions?.length ?? 0, ...layout };
   return {
     bytes,
-    description: `randomImage(${seed}, ${JSON.stringify(overrides)}): ${JSON.stringify(choices)}; ${guest.history.join(', ')}`,
+    description: `randomImage(${seed}, ${JSON.stringify(overrides)}): ${JSON.stringify(choices)}; ${[...guest.history, ...bitmaps].join(', ')}`,
     hasBackingFile: options.backingFile !== undefined,
   };
 }
@@ -81,6 +92,36 @@ function randomHeader(random: Random, { version }: { version: 2 | 3 }): ImageOpt
     backingFormat: withBacking ? 'raw' : undefined,
   };
 }
+
+/** Numbers of their own, so that images without bitmaps stay what they were. Says what it made. */
+function randomBitmaps(
+  random: Random,
+  builder: ImageBuilder,
+  wanted = random.chance(BITMAPS_SHARE),
+): string[] {
+  const { version, virtualSize } = builder.model.format;
+  if (!wanted || version === 2 || virtualSize < 512) {
+    return [];
+  }
+  // Now and then a directory of several clusters, and tables of several.
+  const count = random.chance(0.2) ? random.between(5, 20) : random.between(1, 3);
+  return Array.from({ length: count }, (_, index) => {
+    const name = random.chance(0.1) ? 'n'.repeat(random.between(1, 1023)) : `bitmap${index}`;
+    const inUse = random.chance(0.3);
+    const isLong = inUse && random.chance(0.5);
+    const options: BitmapOptions = {
+      granularityBits: random.chance(0.5) ? 9 : random.between(9, 31),
+      auto: random.chance(0.5),
+      inUse,
+      tableEntries: inUse ? random.between(1, isLong ? 200 : 4) : undefined,
+      entries: isLong ? MOSTLY_ZEROES : random.pick([['bits'], ['zeroes', 'ones']] as const),
+    };
+    builder.bitmap(name, options);
+    return `bitmap ${name} ${JSON.stringify({ ...options, entries: options.entries?.length })}`;
+  });
+}
+
+const MOSTLY_ZEROES = [...Array<'zeroes'>(60).fill('zeroes'), 'bits', 'ones'] as const;
 
 interface Compression {
   readonly header: Pick<ImageOptions, 'headerLength' | 'compressionType'>;
