@@ -1,6 +1,7 @@
 /** `--repair`: mends what can be mended without losing data, and refuses the rest (I6). */
 import type { BlockDevice } from '../device/block-device.js';
 import { QcowError } from '../errors.js';
+import { HostClusters } from '../image/host-clusters.js';
 import { openImage } from '../image/image.js';
 import { describeCorruption, walk } from '../image/walk.js';
 import { Compaction, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
@@ -104,7 +105,10 @@ function requireLeaksAlone({ walked: { findings } }: Session): void {
 }
 
 async function mendAll(session: Session, options: RepairOptions): Promise<RepairWork> {
-  const { image, walked } = session;
+  const { image } = session;
+  const { findings } = session.walked;
+  // What goes by the refcounts is not needed any more: 5 bytes a cluster.
+  session.walked = { ...session.walked, clusters: new HostClusters(0) };
   const diagnosis = await diagnose(image);
   // What is refused is refused before this: one line.
   announce(options);
@@ -114,8 +118,8 @@ async function mendAll(session: Session, options: RepairOptions): Promise<Repair
     verify: () => verify(session.device),
   });
   const repairs: Repairs = {
-    corruptionsFound: walked.findings.corruptions,
-    leaksFound: walked.findings.leaks,
+    corruptionsFound: findings.corruptions,
+    leaksFound: findings.leaks,
     refcountsRebuilt: diagnosis.rebuild,
     flagsChanged: diagnosis.flags.toSet.length + diagnosis.flags.toClear.length,
     marksCleared: isDone ? marks : [],
