@@ -19,8 +19,8 @@ export interface Findings {
   /** Clusters whose refcount is higher than their references, as `qemu-img check` counts them. */
   leaks: number;
   words: string[];
-  /** Empty where there is none. */
-  firstCorruption: string;
+  /** In words; undefined where there is none. */
+  firstCorruption?: string;
 }
 
 export interface Walk {
@@ -39,7 +39,7 @@ const COPIED_ALONE = HI_COPIED | 0;
 /** A visitor that counts references and notes what contradicts the format or the refcounts. */
 export class Census implements ReferenceVisitor {
   readonly clusters: HostClusters;
-  readonly findings: Findings = { corruptions: 0, leaks: 0, words: [], firstCorruption: '' };
+  readonly findings: Findings = { corruptions: 0, leaks: 0, words: [] };
   readonly emptyTables: number[] = [];
   readonly preallocatedTables: number[] = [];
   readonly #image: Image;
@@ -250,5 +250,5 @@ export function requireSound({ findings }: Walk): void {
 
 /** The first corruption in words, and how many more there are. */
 export function describeCorruption({ corruptions, firstCorruption }: Findings): string {
-  return firstCorruption + (corruptions > 1 ? ` (and ${corruptions - 1} more)` : '');
+  return (firstCorruption ?? '') + (corruptions > 1 ? ` (and ${corruptions - 1} more)` : '');
 }
