@@ -17,6 +17,7 @@ export interface RawOptions {
   punch?: boolean;
   dryRun?: boolean;
   check?: boolean;
+  secretFile?: string;
   json?: boolean;
   quiet?: boolean;
   debug?: boolean;
@@ -28,6 +29,7 @@ export interface Request {
   /** Clusters; undefined where the option was not given. */
   keepErased: number | undefined;
   punch: boolean;
+  secretFile: string | undefined;
   json: boolean;
   quiet: boolean;
   debug: boolean;
@@ -48,6 +50,7 @@ const FLAG: Record<keyof RawOptions, string> = {
   punch: '--punch',
   dryRun: '--dry-run',
   check: '--check',
+  secretFile: '--secret-file',
   json: '--json',
   quiet: '--quiet',
   debug: '--debug',
@@ -72,6 +75,7 @@ export function parseRequest(paths: string[], raw: RawOptions): Request {
     paths,
     keepErased: raw.keepErased === undefined ? undefined : parseClusterCount(raw.keepErased),
     punch: raw.punch === true,
+    secretFile: raw.secretFile,
     json: raw.json === true,
     quiet: raw.quiet === true,
     debug: raw.debug === true,

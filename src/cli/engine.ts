@@ -6,6 +6,7 @@ import type {
   CompactResult,
   EraseOptions,
   EraseResult,
+  PlanOptions,
   PlanResult,
 } from '../compactor/types.js';
 import { QcowError, check, compact, eraseJunk, plan } from '../index.js';
@@ -13,7 +14,7 @@ import { QcowError, check, compact, eraseJunk, plan } from '../index.js';
 export interface Engine {
   compact(path: string, options?: CompactOptions): Promise<CompactResult>;
   eraseJunk(path: string, options?: EraseOptions): Promise<EraseResult>;
-  plan(path: string, options?: { keepErased?: number; punch?: boolean } & CommonOptions): Promise<PlanResult>;
+  plan(path: string, options?: PlanOptions): Promise<PlanResult>;
   check(path: string, options?: CommonOptions): Promise<CheckResult>;
   QcowError: abstract new (...args: never[]) => Error & { code: string; exitStatus: number };
 }

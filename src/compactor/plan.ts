@@ -4,20 +4,20 @@ import { type Forecast, forecast } from '../recycler/forecast.js';
 import type { Goal } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
 import { littleToReclaim, pinnedRemain } from './notices.js';
-import { requireClusterCount } from './options.js';
+import { requireClusterCount, requireSecret } from './options.js';
 import { type Session, beginSession, withImageFile } from './session.js';
-import type { CommonOptions, PlanResult } from './types.js';
+import type { PlanOptions, PlanResult } from './types.js';
+import { unlockData } from './unlock-data.js';
 
 /** What `compact` would do to the image at `path`. Takes the same lock where the file is writable. */
-export async function plan(
-  path: string,
-  options: CommonOptions & { keepErased?: number; punch?: boolean } = {},
-): Promise<PlanResult> {
+export async function plan(path: string, options: PlanOptions = {}): Promise<PlanResult> {
   requireClusterCount('keepErased', options.keepErased);
+  requireSecret(options.secret);
   return withImageFile(path, 'inspect', async (device, notices) => {
     const session = await beginSession(device, options);
     requireSound(session.walked);
-    const volume = new Volume(session.image, session.walked.clusters);
+    const reencryption = await unlockData(session, options.secret, notices);
+    const volume = new Volume(session.image, session.walked.clusters, reencryption);
     const expected = await forecast(volume, options.keepErased ?? 0);
     const figures = planFigures(session, expected);
     const { live, total } = figures.clusters;
@@ -25,7 +25,7 @@ export async function plan(
     const keepErased = options.keepErased ?? 0;
     if (junkClusters === 0)
       notices.push(...littleToReclaim(keepErased, figures.lengthBefore, figures.lengthAfter, live, total));
-    notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters));
+    notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters, reencryption !== null));
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
     return { ...figures, path, notices };
   });

@@ -11,8 +11,9 @@ import type { RangeLocks } from './locks.js';
 import { type Extent, MoveState, type Moves } from './moves.js';
 import type { Run, Volume } from './volume.js';
 import { State } from './cluster-map.js';
-import { SourceData } from './source-data.js';
+import { EVERYTHING, SourceData } from './source-data.js';
 import { Turns } from './turns.js';
+import type { Transfer } from './transfer.js';
 import { makeHole } from './zeroes.js';
 
 /** Neighbours are copied in pieces of this much; so many are under way as make turns of reads and writes long. */
@@ -33,17 +34,16 @@ export async function copyMoves(
   const kindOf = (source: number) => clusters.kind(source);
 
   const pieces = [...moves.extents(perPiece, (source) => kindOf(source) === Kind.data)];
-  const data = new SourceData(
-    volume.device,
-    pieces.map(({ source, count }) => ({
-      start: source * clusterBytes,
-      end: (source + count) * clusterBytes,
-    })),
-  );
+  const stretches = pieces.map(({ source, count }) => ({
+    start: source * clusterBytes,
+    end: (source + count) * clusterBytes,
+  }));
+  const { transfer } = volume;
+  const data = transfer.keepsHoles ? new SourceData(volume.device, stretches) : EVERYTHING;
   const turns = new Turns();
   await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
     copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
-      copyData(volume.device, data, turns, from, to, buffer.subarray(0, length)),
+      copyData(volume.device, data, transfer, turns, from, to, buffer.subarray(0, length)),
     ),
   );
 
@@ -114,10 +114,14 @@ async function copyExtent(
   }
 }
 
-/** A source that is a hole of the host file stays one (I10); what lies beyond the end of the file is zeroes. */
+/**
+ * A source that is a hole of the host file stays one (I10), if zeroes are the same there; what lies beyond the end of
+ * the file is zeroes.
+ */
 async function copyData(
   device: BlockDevice,
-  data: SourceData,
+  data: Pick<SourceData, 'within'>,
+  transfer: Transfer,
   turns: Turns,
   from: number,
   to: number,
@@ -132,6 +136,7 @@ async function copyData(
     const end = Math.min(length, Math.ceil((extent.end - from) / SECTOR) * SECTOR);
     const bytes = buffer.subarray(start, end);
     await turns.read(() => device.read(bytes, from + start));
+    transfer.transform(bytes, from + start, to + start);
     await turns.write(() => device.write(bytes, to + start));
     at = end;
   }

@@ -277,7 +277,7 @@ describe('LUKS without its key', () => {
         pinnedClusters: result.pinnedClusters,
         bytesToCopy: result.bytesMoved,
       });
-      expect(result.notices.join()).toMatch(/LUKS.*qemu-img convert/);
+      expect(result.notices.join()).toMatch(/LUKS.*--secret-file/);
       guestIo(image, [write(7, 15, 8), write(8, 150, 20)], encryption);
       guestIo(
         image,

@@ -61,14 +61,14 @@ export function inspect(bytes: Uint8Array): Inspection {
  * The least number of host clusters that a leak-free image of the same live data needs: its refcount
  * structures describe themselves too, so the least fixed point, approached from below. Compressed
  * extents count as what they need when squeezed sector by sector, which may be out of reach where
- * `refcountsLimitSharing`. Of an image with LUKS no less than reaches to its last cluster of data or of the
- * encryption header: these cannot move.
+ * `refcountsLimitSharing`. Of an image with LUKS no less than reaches to its encryption header, which cannot move, and
+ * without its key (`hasKey`) to its last cluster of data.
  */
-export function minimalClusterCount(bytes: Uint8Array): number {
+export function minimalClusterCount(bytes: Uint8Array, hasKey?: boolean): number {
   const { inspector, layout } = inspected(bytes);
   const compressed = Math.ceil((inspector.sectorsOfExtents() * 512) / layout.clusterSize);
   const others = inspector.uncompressedClusters() + compressed;
-  const pinned = inspector.clustersThatReachToTheLastPinned();
+  const pinned = inspector.clustersThatReachToTheLastPinned(hasKey ?? layout.hasKnownKey);
   const entriesPerBlock = (layout.clusterSize * 8) / 2 ** layout.refcountOrder;
   let total = Math.max(others, pinned);
   for (;;) {
@@ -209,11 +209,12 @@ class Inspector {
     }
   }
 
-  clustersThatReachToTheLastPinned(): number {
+  clustersThatReachToTheLastPinned(hasKey: boolean): number {
     if (this.layout.encryptionHeader === null) {
       return 0;
     }
-    return Math.max(this.kinds.lastIndexOf(DATA), this.kinds.lastIndexOf(ENCRYPTION_HEADER)) + 1;
+    const lastData = hasKey ? -1 : this.kinds.lastIndexOf(DATA);
+    return Math.max(lastData, this.kinds.lastIndexOf(ENCRYPTION_HEADER)) + 1;
   }
 
   private kindOf(cluster: number): string {
