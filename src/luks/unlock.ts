@@ -51,10 +51,13 @@ async function tryKeySlot(
   slotKey.fill(0);
   const key = mergeStripes(material, keyBytes, stripes, hash);
   material.fill(0);
-  const found = await derive(key, digestSalt, digestIterations, LUKS_DIGEST_BYTES, hash);
-  if (timingSafeEqual(found, digest)) return key;
-  key.fill(0);
-  return null;
+  let isKey = false;
+  try {
+    isKey = timingSafeEqual(await derive(key, digestSalt, digestIterations, LUKS_DIGEST_BYTES, hash), digest);
+    return isKey ? key : null;
+  } finally {
+    if (!isKey) key.fill(0);
+  }
 }
 
 /** In another thread: QEMU's default takes two seconds. */

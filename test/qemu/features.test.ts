@@ -15,8 +15,9 @@ import {
   layoutOf,
 } from '../e2e/images.js';
 import { minimalClusterCount } from '../support/oracle.js';
-import { type Encryption, checkImage, qemuImg, secretObject } from '../support/qemu.js';
+import { type Encryption, checkImage, qemuImg } from '../support/qemu.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
+import { createEncrypted, useEncrypted } from './encrypted-images.js';
 
 const directory = temporaryDirectory();
 const image = directory.path('image.qcow2');
@@ -24,24 +25,7 @@ const image = directory.path('image.qcow2');
 function create(options: string, size: string, encryption?: Encryption): void {
   fs.rmSync(image, { force: true });
   if (encryption === undefined) qemuImg('create', '-q', '-f', 'qcow2', '-o', options, image, size);
-  else createEncrypted(options, size, encryption);
-}
-
-function createEncrypted(options: string, size: string, encryption: Encryption): void {
-  const quick = encryption.format === 'luks' ? ',encrypt.iter-time=10' : '';
-  const all = `${options},encrypt.format=${encryption.format},encrypt.key-secret=key${quick}`;
-  const make = () =>
-    qemuImg('create', '-q', ...secretObject(encryption), '-f', 'qcow2', '-o', all, image, size);
-  // QEMU measures the CPU first, and gives up now and then ("Unable to get accurate CPU usage").
-  for (let tries = 0; ; tries++) {
-    try {
-      make();
-      return;
-    } catch (error) {
-      if (tries === 20) throw error;
-      fs.rmSync(image, { force: true });
-    }
-  }
+  else createEncrypted(image, options, size, encryption);
 }
 
 /** Compacts `image` twice and judges it; `away`: a file that nobody may need for that. */
@@ -205,20 +189,6 @@ describe('an external data file', () => {
   }
 });
 
-/** Writes, a snapshot, writes over it, a second one, discards; the first snapshot is deleted. */
-function useEncrypted(cluster: number, encryption: Encryption): void {
-  const write = (pattern: number, first: number, count: number) =>
-    `write -q -P ${pattern} ${first * cluster} ${count * cluster}`;
-  const snapshot = (how: string, name: string) =>
-    qemuImg('snapshot', ...secretObject(encryption), how, name, '--image-opts', sourceOf(encryption).at(-1)!);
-  guestIo(image, [write(1, 40, 10), write(2, 0, 12), write(3, 20, 9)], encryption);
-  snapshot('-c', 'a');
-  guestIo(image, [write(4, 5, 9), write(5, 44, 2)], encryption);
-  snapshot('-c', 'b');
-  guestIo(image, [write(6, 22, 3), `discard -q ${40 * cluster} ${6 * cluster}`], encryption);
-  snapshot('-d', 'a');
-}
-
 function sourceOf(encryption: Encryption): string[] {
   return encryptedSource(image, encryption);
 }
@@ -227,7 +197,7 @@ describe('legacy AES', () => {
   const encryption: Encryption = { format: 'aes', secret: 'secret' };
   test.each([512, 4096, 65536])('clusters of %i bytes', async (cluster) => {
     create(`cluster_size=${cluster}`, String(60 * cluster), encryption);
-    useEncrypted(cluster, encryption);
+    useEncrypted(image, cluster, encryption);
     const result = await compactAndJudge({ encryption, source: sourceOf(encryption) });
     expect(result.outcome).toBe('compacted');
     expect(result.bytesMoved).toBeGreaterThan(0);
@@ -248,7 +218,7 @@ describe('LUKS without its key', () => {
 
     test('data stay, tables move, the rest can be punched', async () => {
       create(options, String(60 * cluster), encryption);
-      useEncrypted(cluster, encryption);
+      useEncrypted(image, cluster, encryption);
       const result = await compactAndJudge({ encryption, source: source() });
       expect(result.pinnedClusters).toBeGreaterThan(0);
       const { size } = fs.statSync(image);
