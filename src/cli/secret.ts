@@ -25,23 +25,26 @@ export function readSecret(
 /** A pipe serves as well: `--secret-file <(pass show vm)`. */
 function readFile(file: string): Uint8Array {
   const buffer = Buffer.alloc(MOST_BYTES + 1);
-  let length = 0;
   try {
-    const fd = fs.openSync(file, 'r');
-    try {
-      for (let read = 1; read > 0 && length < buffer.length; length += read)
-        read = fs.readSync(fd, buffer, length, buffer.length - length, null);
-    } finally {
-      fs.closeSync(fd);
-    }
+    const length = fill(buffer, file);
+    if (length <= MOST_BYTES) return Uint8Array.from(buffer.subarray(0, length));
   } catch (error) {
     throw new UsageError(`cannot read the secret file \`${file}\`: ${systemReason(error)}`);
+  } finally {
+    buffer.fill(0);
   }
-  const secret = Uint8Array.from(buffer.subarray(0, length));
-  buffer.fill(0);
-  if (length > MOST_BYTES)
-    throw new UsageError(
-      `the secret file \`${file}\` has more than ${MOST_BYTES} bytes: is it the right one?`,
-    );
-  return secret;
+  throw new UsageError(`the secret file \`${file}\` has more than ${MOST_BYTES} bytes: is it the right one?`);
+}
+
+/** Reads until the file or the buffer ends; answers the number of bytes. */
+function fill(buffer: Uint8Array, file: string): number {
+  const fd = fs.openSync(file, 'r');
+  try {
+    let length = 0;
+    for (let read = 1; read > 0 && length < buffer.length; length += read)
+      read = fs.readSync(fd, buffer, length, buffer.length - length, null);
+    return length;
+  } finally {
+    fs.closeSync(fd);
+  }
 }
