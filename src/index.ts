@@ -13,6 +13,8 @@ export type {
   EraseResult,
   ImageFigures,
   Phase,
+  PlanOptions,
   PlanResult,
   Progress,
+  SecretOptions,
 } from './compactor/types.js';

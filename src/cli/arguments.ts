@@ -18,6 +18,7 @@ export interface RawOptions {
   dropPreallocation?: boolean;
   dryRun?: boolean;
   check?: boolean;
+  secretFile?: string;
   json?: boolean;
   quiet?: boolean;
   debug?: boolean;
@@ -30,6 +31,7 @@ export interface Request {
   keepErased: number | undefined;
   punch: boolean;
   dropPreallocation: boolean;
+  secretFile: string | undefined;
   json: boolean;
   quiet: boolean;
   debug: boolean;
@@ -53,6 +55,7 @@ const FLAG: Record<keyof RawOptions, string> = {
   dropPreallocation: '--drop-preallocation',
   dryRun: '--dry-run',
   check: '--check',
+  secretFile: '--secret-file',
   json: '--json',
   quiet: '--quiet',
   debug: '--debug',
@@ -78,6 +81,7 @@ export function parseRequest(paths: string[], raw: RawOptions): Request {
     keepErased: raw.keepErased === undefined ? undefined : parseClusterCount(raw.keepErased),
     punch: raw.punch === true,
     dropPreallocation: raw.dropPreallocation === true,
+    secretFile: raw.secretFile,
     json: raw.json === true,
     quiet: raw.quiet === true,
     debug: raw.debug === true,

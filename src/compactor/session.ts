@@ -34,7 +34,7 @@ export async function beginSession(device: BlockDevice, options: CommonOptions):
     clusterBytes: header.clusterBytes,
     virtualBytes: header.virtualBytes,
     snapshotCount: header.snapshotCount,
-    pinnedClusters: countPinned(header, walked.clusters),
+    pinnedClusters: countPinned(header, walked.clusters, false),
     clusters: {
       total: image.fileClusters,
       live: walked.live,
