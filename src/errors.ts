@@ -20,6 +20,8 @@ export const EXIT_STATUS = {
   IO: 1,
   /** This platform lacks what is needed (file locks). */
   PLATFORM: 9,
+  /** The secret opens no key slot of an image that LUKS encrypts. */
+  WRONG_SECRET: 10,
 } as const;
 
 export type ErrorCode = keyof typeof EXIT_STATUS;

@@ -14,10 +14,12 @@ export type {
   EraseResult,
   ImageFigures,
   Phase,
+  PlanOptions,
   PlanResult,
   Progress,
   RepairOptions,
   RepairResult,
   RepairWhat,
   Repairs,
+  SecretOptions,
 } from './compactor/types.js';

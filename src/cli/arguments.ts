@@ -39,6 +39,7 @@ export interface RawOptions {
   dryRun?: boolean;
   check?: boolean;
   repair?: RepairWhat;
+  secretFile?: string;
   json?: boolean;
   quiet?: boolean;
   debug?: boolean;
@@ -51,6 +52,7 @@ export interface Request {
   keepErased: number | undefined;
   punch: boolean;
   dropPreallocation: boolean;
+  secretFile: string | undefined;
   /** With `compact`: what is repaired first; undefined where the option was not given. */
   repair: RepairWhat | undefined;
   json: boolean;
@@ -79,6 +81,7 @@ const FLAG: Record<keyof RawOptions, string> = {
   dryRun: '--dry-run',
   check: '--check',
   repair: '--repair',
+  secretFile: '--secret-file',
   json: '--json',
   quiet: '--quiet',
   debug: '--debug',
@@ -105,6 +108,7 @@ export function parseRequest(paths: string[], raw: RawOptions): Request {
     punch: raw.punch === true,
     dropPreallocation: raw.dropPreallocation === true,
     repair: raw.repair,
+    secretFile: raw.secretFile,
     json: raw.json === true,
     quiet: raw.quiet === true,
     debug: raw.debug === true,

@@ -39,6 +39,7 @@ function createProgram(): Command {
     .option('--keep-erased <N>', 'leave N erased clusters; with --erase-only, stop when N are erased')
     .option('--punch', 'erase by deallocating host blocks instead of writing zeroes')
     .option('--drop-preallocation', 'give up clusters that are allocated but read as zeroes')
+    .option('--secret-file <F>', 'what opens images encrypted with LUKS, so that their data move too')
     .option('--json', 'one JSON document on stdout (docs/json.md)')
     .option('-q, --quiet', 'print errors only')
     .option('--debug', 'print the trace of errors')
@@ -69,13 +70,24 @@ function usageMessage(message: string): string {
   return hint === '' ? `${what}; see \`--help\`` : `${what} ${hint}`;
 }
 
+/** The secret is overwritten as soon as nothing needs it. */
+async function runRequest(request: Request): Promise<number> {
+  const { readSecret } = await import('./secret.js');
+  const secret = readSecret(request.secretFile, process.env);
+  try {
+    return await (await import('./run.js')).run(request, secret);
+  } finally {
+    secret?.fill(0);
+  }
+}
+
 /** The exit status. */
 async function main(argv: string[]): Promise<number> {
   const output = survivePipes();
   let status: number;
   try {
     const request = readCommandLine(argv);
-    status = request === null ? 0 : await (await import('./run.js')).run(request);
+    status = request === null ? 0 : await runRequest(request);
   } catch (error) {
     if (!(error instanceof UsageError)) throw error;
     if (argv.includes('--json')) {

@@ -22,6 +22,7 @@ import { reportLines } from './report.js';
 
 interface Session {
   request: Request;
+  secret: Uint8Array | undefined;
   engine: Engine;
   progress: ProgressDisplay;
   interrupts: Interrupts;
@@ -30,7 +31,7 @@ interface Session {
 }
 
 /** The exit status of the command. */
-export async function run(request: Request): Promise<number> {
+export async function run(request: Request, secret?: Uint8Array): Promise<number> {
   const progress = await createProgress(request, process.stderr);
   const interrupts = watchInterrupts(
     () => progress.stopping(),
@@ -39,6 +40,7 @@ export async function run(request: Request): Promise<number> {
   try {
     const session: Session = {
       request,
+      secret,
       engine: ENGINE,
       progress,
       interrupts,
@@ -103,22 +105,24 @@ function isAbort(error: unknown, signal: AbortSignal): boolean {
 }
 
 async function callEngine(path: string, session: Session): Promise<Finished> {
-  const { request, engine, progress, interrupts } = session;
+  const { request, secret, engine, progress, interrupts } = session;
   const { mode, keepErased, punch, dropPreallocation, repair } = request;
   const common: CommonOptions = {
     signal: interrupts.signal,
     onProgress: (event) => progress.update(event),
   };
+  // Nothing is decrypted by the other modes.
+  const unlocked = { ...common, ...(secret && { secret }) };
   switch (mode) {
     case 'compact':
       return {
         mode,
-        result: await engine.compact(path, { ...common, keepErased, punch, dropPreallocation, repair }),
+        result: await engine.compact(path, { ...unlocked, keepErased, punch, dropPreallocation, repair }),
       };
     case 'erase':
       return { mode, result: await engine.eraseJunk(path, { ...common, keepErased, punch }) };
     case 'plan':
-      return { mode, result: await engine.plan(path, { ...common, keepErased, punch, dropPreallocation }) };
+      return { mode, result: await engine.plan(path, { ...unlocked, keepErased, punch, dropPreallocation }) };
     case 'check':
       return { mode, result: await engine.check(path, common) };
     case 'repair':

@@ -5,14 +5,16 @@ import { Compaction, type CompactionReport, DEFAULT_ROUND_BYTES } from '../recyc
 import { forecast } from '../recycler/forecast.js';
 import { releaseSurplus } from '../recycler/surplus.js';
 import { goalFor } from '../recycler/goal.js';
+import type { Transfer } from '../recycler/transfer.js';
 import { Volume } from '../recycler/volume.js';
 import { decidePunch, excessRemains, leaksRemain, littleToReclaim, pinnedRemain } from './notices.js';
-import { requireBytes, requireClusterCount, requireRepairWhat } from './options.js';
+import { requireBytes, requireClusterCount, requireRepairWhat, requireSecret } from './options.js';
 import { planFigures } from './plan.js';
 import { repairBefore } from './repair.js';
 import { isAlreadyCompact } from './already-compact.js';
 import { type Session, beginSession, secondsSince, withImageFile } from './session.js';
 import type { CompactOptions, CompactResult, PlanResult, RepairResult, Repairs } from './types.js';
+import { unlockData } from './unlock-data.js';
 
 /**
  * Compacts the image at `path`: afterwards it has no leak and no excess cluster, and the guest sees the same.
@@ -23,6 +25,7 @@ export async function compact(path: string, options: CompactOptions = {}): Promi
   requireClusterCount('keepErased', options.keepErased);
   requireBytes('roundBytes', options.roundBytes);
   requireRepairWhat(options.repair);
+  requireSecret(options.secret);
   return withImageFile(path, 'write', async (device) => ({
     ...(await compactDevice(device, options)),
     path,
@@ -42,22 +45,24 @@ export async function compactDevice(
   const lengthBefore = repaired?.lengthBefore ?? session.lengthBefore;
   requireSound(walked);
   const notices: string[] = [];
+  const reencryption = await unlockData(session, options.secret, notices);
   const punch = decidePunch(options.punch, session.device, notices);
   // An interrupt is answered, and asserts are made, on the long way only.
   const isShort = options.runtimeAsserts !== true && options.signal?.aborted !== true;
   const work =
     isShort && isAlreadyCompact(image, walked) && !dropsPreallocation(options, walked)
       ? nothingToDo(session, options)
-      : await carryOut(session, options, punch);
+      : await carryOut(session, options, punch, reencryption);
   const { planned, report, referencesUpdated, clustersErased, junkClusters } = work;
   const lengthAfter = device.lengthBytes;
   notices.push(...excessRemains(report.excess));
-  if (!report.interrupted) notices.push(...leaksRemain(report.leaksLeft, figures.pinnedClusters));
+  const hasKey = reencryption !== null;
+  if (!report.interrupted) notices.push(...leaksRemain(report.leaksLeft, figures.pinnedClusters, hasKey));
   const isUnchanged = session.device.changes === 0 && repaired === null;
   const outcome = report.interrupted ? 'interrupted' : isUnchanged ? 'clean' : 'compacted';
   if (outcome !== 'interrupted') {
     const { live, total } = figures.clusters;
-    notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters));
+    notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters, hasKey));
     if (report.excess + junkClusters === 0)
       notices.push(...littleToReclaim(options.keepErased ?? 0, lengthBefore, lengthAfter, live, total));
     const bytes = report.bytesMoved;
@@ -117,13 +122,14 @@ async function carryOut(
   session: Session,
   options: CompactOptions & { maxMoves?: number },
   punch: boolean,
+  reencryption: Transfer | null,
 ): Promise<Work> {
   const keepErased = options.keepErased ?? 0;
   const surplus = await releaseSurplus(session.image, session.walked, {
     dropPreallocation: options.dropPreallocation ?? false,
     write: options.signal?.aborted !== true,
   });
-  const volume = new Volume(session.image, session.walked.clusters);
+  const volume = new Volume(session.image, session.walked.clusters, reencryption);
   const expected = await forecast(volume, keepErased);
   const planned = planFigures(session, expected, surplus);
   announcePlan(planned, options);

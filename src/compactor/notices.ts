@@ -30,11 +30,11 @@ export function excessRemains(excess: number): string[] {
 }
 
 /** Refcounts that only a move can put right, and no room for one, or a cluster that may not move. */
-export function leaksRemain(leaks: number, pinnedClusters: number): string[] {
+export function leaksRemain(leaks: number, pinnedClusters: number, hasKey: boolean): string[] {
   if (leaks === 0) return [];
   const why =
-    pinnedClusters > 0
-      ? 'what LUKS encrypts cannot move without its key; `--repair` puts it right in place'
+    pinnedClusters > 0 && !hasKey
+      ? 'what LUKS encrypts cannot move without its key: `--secret-file` gives it, or `--repair` puts it right in place'
       : 'there was no room for one; free some space on the host and run it again';
   return [
     `${leaks} cluster${leaks === 1 ? ' keeps a refcount that is' : 's keep refcounts that are'} too high: only a move ` +
@@ -43,14 +43,19 @@ export function leaksRemain(leaks: number, pinnedClusters: number): string[] {
 }
 
 /** Why the file of an encrypted image stays longer than what is live in it. */
-export function pinnedRemain(pinnedClusters: number, junkClusters: number): string[] {
+export function pinnedRemain(pinnedClusters: number, junkClusters: number, hasKey: boolean): string[] {
   if (junkClusters === 0) return [];
+  const stay = `${junkClusters} unused cluster${junkClusters === 1 ? ' stays' : 's stay'} in the file`;
+  const punch = '`--erase-only --punch` gives the blocks of unused ones back to the host';
+  if (hasKey) return [`${stay}, since the header of LUKS behind them keeps its place; ${punch}`];
   return [
-    `${junkClusters} unused cluster${junkClusters === 1 ? ' stays' : 's stay'} in the file: what LUKS encrypts can only ` +
-      `be read where it lies, so ${pinnedClusters} clusters keep their places; \`--erase-only --punch\` gives the ` +
-      'blocks of unused ones back to the host, and `qemu-img convert` makes a shorter image',
+    `${stay}: what LUKS encrypts can only be read where it lies without its key, so ${pinnedClusters} clusters keep ` +
+      `their places; with the secret in \`--secret-file\` they move too; ${punch}`,
   ];
 }
+
+export const SECRET_NOT_NEEDED =
+  'a secret was given, but nothing in this image is encrypted with LUKS: it is not needed';
 
 /**
  * Whether to punch where the host can. That is asked when there is something to punch, since the question

@@ -7,6 +7,12 @@ export function requireClusterCount(name: string, value: number | undefined): nu
   throw new QcowError('USAGE', `${name} must be a whole number of clusters, 0 or more; got ${value}`);
 }
 
+/** Says nothing of its value. */
+export function requireSecret(value: unknown): void {
+  if (value === undefined || typeof value === 'string' || value instanceof Uint8Array) return;
+  throw new QcowError('USAGE', `secret must be text or bytes; got ${typeof value}`);
+}
+
 export function requireBytes(name: string, value: number | undefined): number | undefined {
   if (value === undefined || (Number.isSafeInteger(value) && value >= 1)) return value;
   throw new QcowError('USAGE', `${name} must be a whole number of bytes, 1 or more; got ${value}`);

@@ -76,7 +76,7 @@ async function repairSession(session: Session, options: RepairOptions & Tuning):
     lengthAfter: session.device.lengthBytes,
     barriers,
     bytesWritten,
-    notices: work.isDone ? leaksRemain(work.leaksLeft, session.figures.pinnedClusters) : [],
+    notices: work.isDone ? leaksRemain(work.leaksLeft, session.figures.pinnedClusters, false) : [],
     seconds: secondsSince(session.startedAt),
   };
 }

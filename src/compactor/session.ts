@@ -38,7 +38,7 @@ export async function beginSession(
     clusterBytes: header.clusterBytes,
     virtualBytes: header.virtualBytes,
     snapshotCount: header.snapshotCount,
-    pinnedClusters: countPinned(header, walked.clusters),
+    pinnedClusters: countPinned(header, walked.clusters, false),
     clusters: {
       total: image.fileClusters,
       live: walked.live,

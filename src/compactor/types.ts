@@ -18,6 +18,15 @@ export interface CommonOptions {
   runtimeAsserts?: boolean;
 }
 
+/** What opens an image that LUKS encrypts. */
+export interface SecretOptions {
+  /**
+   * With it the data of such an image move too; without it they stay where they are. The bytes as QEMU takes them,
+   * a newline at their end included; text as UTF-8. Other images do not need it: a notice says so.
+   */
+  secret?: Uint8Array | string;
+}
+
 export interface EraseOptions extends CommonOptions {
   /** Stop when this many clusters are erased; undefined erases all junk. */
   keepErased?: number;
@@ -25,7 +34,7 @@ export interface EraseOptions extends CommonOptions {
   punch?: boolean;
 }
 
-export interface PlanOptions extends CommonOptions {
+export interface PlanOptions extends CommonOptions, SecretOptions {
   /** Leave this many erased clusters in the file for the guest's next writes; default 0. */
   keepErased?: number;
   /** Erase those by deallocating host blocks instead of writing zeroes. */
@@ -89,7 +98,10 @@ export interface ImageFigures {
   clusterBytes: number;
   virtualBytes: number;
   snapshotCount: number;
-  /** Clusters that have to stay where they are: what LUKS encrypts can only be read there without the key. */
+  /**
+   * Clusters that have to stay where they are: the header of LUKS, and without the secret all that it encrypts, which
+   * can only be read there.
+   */
   pinnedClusters: number;
   /** Cluster counts as the walk found them. */
   clusters: {

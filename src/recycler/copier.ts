@@ -16,8 +16,9 @@ import type { RangeLocks } from './locks.js';
 import { type Extent, MoveState, type Moves } from './moves.js';
 import type { Run, Volume } from './volume.js';
 import { State } from './cluster-map.js';
-import { SourceData } from './source-data.js';
+import { EVERYTHING, SourceData } from './source-data.js';
 import { Turns } from './turns.js';
+import { AS_IT_IS, type Transfer } from './transfer.js';
 import { makeHole } from './zeroes.js';
 
 /** Neighbours are copied in pieces of this much; so many are under way as make turns of reads and writes long. */
@@ -37,21 +38,9 @@ export async function copyMoves(
   const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
   const kindOf = (source: number) => clusters.kind(source);
 
-  const isData = (source: number) => kindOf(source) === Kind.data || kindOf(source) === Kind.bitmapData;
-  const pieces = [...moves.extents(perPiece, isData)];
-  const data = new SourceData(
-    volume.device,
-    pieces.map(({ source, count }) => ({
-      start: source * clusterBytes,
-      end: (source + count) * clusterBytes,
-    })),
-  );
-  const turns = new Turns();
-  await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
-    copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
-      copyData(volume.device, data, turns, from, to, buffer.subarray(0, length)),
-    ),
-  );
+  await copyContents(volume, locks, moves, Kind.data, volume.transfer, onCopied);
+  // Never encrypted, not even with LUKS.
+  await copyContents(volume, locks, moves, Kind.bitmapData, AS_IT_IS, onCopied);
 
   const l2Pieces = moves.extents(perPiece, (source) => kindOf(source) === Kind.l2Table);
   await inParallel(l2Pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
@@ -78,6 +67,31 @@ export async function copyMoves(
       copyRun(volume, moves, run, from, to),
     );
   }
+}
+
+/** Copies clusters of `kind`, neighbours together; `transfer` says what becomes of their bytes on the way. */
+async function copyContents(
+  volume: Volume,
+  locks: RangeLocks,
+  moves: Moves,
+  kind: Kind,
+  transfer: Transfer,
+  onCopied: OnCopied,
+): Promise<void> {
+  const { clusters, clusterBytes, device } = volume;
+  const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
+  const pieces = [...moves.extents(perPiece, (source) => clusters.kind(source) === kind)];
+  const stretches = pieces.map(({ source, count }) => ({
+    start: source * clusterBytes,
+    end: (source + count) * clusterBytes,
+  }));
+  const data = transfer.keepsHoles ? new SourceData(device, stretches) : EVERYTHING;
+  const turns = new Turns();
+  await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
+    copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
+      copyData(device, data, transfer, turns, from, to, buffer.subarray(0, length)),
+    ),
+  );
 }
 
 /** Copies those moves of `extent` that are still wanted once both locks are held (C25). */
@@ -120,10 +134,14 @@ async function copyExtent(
   }
 }
 
-/** A source that is a hole of the host file stays one (I10); what lies beyond the end of the file is zeroes. */
+/**
+ * A source that is a hole of the host file stays one (I10), if zeroes are the same there; what lies beyond the end of
+ * the file is zeroes.
+ */
 async function copyData(
   device: BlockDevice,
-  data: SourceData,
+  data: Pick<SourceData, 'within'>,
+  transfer: Transfer,
   turns: Turns,
   from: number,
   to: number,
@@ -138,6 +156,7 @@ async function copyData(
     const end = Math.min(length, Math.ceil((extent.end - from) / SECTOR) * SECTOR);
     const bytes = buffer.subarray(start, end);
     await turns.read(() => device.read(bytes, from + start));
+    transfer.transform(bytes, from + start, to + start);
     await turns.write(() => device.write(bytes, to + start));
     at = end;
   }

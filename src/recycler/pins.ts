@@ -1,24 +1,27 @@
 /**
  * Clusters that must stay where they are, since their content is bound to their place: LUKS mixes the host offset
  * into what it encrypts, so that without the key a moved cluster decrypts to noise, which no check sees
- * (hazard 10.1). The encryption header stays too. Tables are not encrypted.
+ * (hazard 10.1). The encryption header stays, with the key too. Tables are not encrypted.
  */
 import { ENCRYPTION, type Header } from '../format/header.js';
 import { type HostClusters, Kind } from '../image/host-clusters.js';
 
-/** Kinds of clusters that are pinned in an image with this header. */
-function pinnedKinds(header: Header): Kind[] {
-  return header.encryption === ENCRYPTION.luks ? [Kind.encryptionHeader, Kind.data] : [];
+/** Kinds of clusters that are pinned in an image with this header. `hasKey`: data can be encrypted anew. */
+function pinnedKinds(header: Header, hasKey: boolean): Kind[] {
+  if (header.encryption !== ENCRYPTION.luks) return [];
+  return hasKey ? [Kind.encryptionHeader] : [Kind.encryptionHeader, Kind.data];
 }
 
-export function countPinned(header: Header, clusters: HostClusters): number {
+export function countPinned(header: Header, clusters: HostClusters, hasKey: boolean): number {
   let count = 0;
-  for (const kind of pinnedKinds(header)) for (const _ of clusters.ofKind(kind)) count++;
+  for (const kind of pinnedKinds(header, hasKey)) for (const _ of clusters.ofKind(kind)) count++;
   return count;
 }
 
 export class Pins {
   readonly count: number;
+  /** Data are among them. */
+  readonly holdData: boolean;
   /** The last pinned cluster; -1 where nothing is pinned. */
   readonly last: number;
   /** One byte a cluster, 1 where it is pinned; empty where nothing is. */
@@ -26,8 +29,8 @@ export class Pins {
   /** How many stretches of each length there are between pinned clusters; made for the first table that asks. */
   #gaps: Map<number, number> | undefined;
 
-  constructor(header: Header, clusters: HostClusters) {
-    const kinds = pinnedKinds(header);
+  constructor(header: Header, clusters: HostClusters, hasKey: boolean) {
+    const kinds = pinnedKinds(header, hasKey);
     let count = 0;
     let last = -1;
     this.#pinned = new Uint8Array(kinds.length === 0 ? 0 : clusters.count);
@@ -39,11 +42,17 @@ export class Pins {
       }
     }
     this.count = count;
+    this.holdData = kinds.includes(Kind.data);
     this.last = last;
   }
 
   has(cluster: number): boolean {
     return this.#pinned[cluster] === 1;
+  }
+
+  /** Whether one of [first, end) is pinned. */
+  anyIn(first: number, end: number): boolean {
+    return this.#pinned.subarray(first, end).includes(1);
   }
 
   /** Ascending. */

@@ -37,8 +37,8 @@ export async function planRepack(volume: Volume, keepErased: number): Promise<Re
   const firstContainer = containers[0];
   const lastContainer = containers.at(-1);
   if (firstContainer === undefined || lastContainer === undefined) return null;
-  // QEMU never has both; what is pinned could not step aside.
-  if (volume.pins.count > 0) return null;
+  // Where data are pinned, hardly anything could step aside. (Extents themselves are never encrypted.)
+  if (volume.pins.holdData) return null;
   const extents = await collectExtents(volume.image, volume.clusters);
   if (extents === null) return null;
   let packing = packInto(volume, extents, firstContainer);
@@ -54,7 +54,8 @@ export async function planRepack(volume: Volume, keepErased: number): Promise<Re
     first = moveLimit - packing.clusters;
     packing = packInto(volume, extents, first);
   }
-  if (first < 1 || packing.endCluster > moveLimit) return null;
+  if (first < 1 || packing.endCluster > moveLimit || volume.pins.anyIn(first, packing.endCluster))
+    return null;
   const inTheWay = [...othersIn(volume, first, packing.endCluster)];
   return {
     first,

@@ -36,3 +36,6 @@ export class SourceData {
     return { start: Math.max(extent.start, offset), end: Math.min(extent.end, end) };
   }
 }
+
+/** For those that must copy holes too. */
+export const EVERYTHING: Pick<SourceData, 'within'> = { within: (start, end) => ({ start, end }) };

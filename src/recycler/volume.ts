@@ -7,6 +7,7 @@ import type { Image } from '../image/image.js';
 import { l1Tables } from '../image/references.js';
 import { Kind } from '../image/host-clusters.js';
 import { Pins } from './pins.js';
+import { AS_IT_IS, type Transfer } from './transfer.js';
 import { ClusterMap } from './cluster-map.js';
 
 /** A unit of several clusters that must stay contiguous, or the table of one cluster that its kin may outgrow. */
@@ -24,15 +25,19 @@ export class Volume {
   readonly map: ClusterMap;
   /** What must stay where it is. Found once: no data are written while a compaction runs without clients. */
   readonly pins: Pins;
+  /** What data need on their way to another place. */
+  readonly transfer: Transfer;
   /** Snapshots by the offset of their L1 table; made when the first one moves, since there may be 65,536. */
   #snapshotsAt: Map<number, SnapshotEntry[]> | undefined;
   /** Likewise, bitmaps by the offset of their table, which no other has. */
   #bitmapAt: Map<number, BitmapEntry> | undefined;
 
-  constructor(image: Image, clusters: HostClusters) {
+  /** `reencryption`: of an image with LUKS, made of its key. */
+  constructor(image: Image, clusters: HostClusters, reencryption: Transfer | null = null) {
     this.image = image;
     this.clusters = clusters;
-    this.pins = new Pins(image.header, clusters);
+    this.pins = new Pins(image.header, clusters, reencryption !== null);
+    this.transfer = reencryption ?? AS_IT_IS;
     this.map = new ClusterMap(clusters.refs, clusters.count);
   }
 

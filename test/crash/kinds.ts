@@ -52,6 +52,11 @@ const both =
   (before, after) =>
     one(before, after) && other(before, after);
 
+/** LUKS with a key that the runs are given. */
+const UNLOCKABLE: ImageOptions = { encryption: 2, unlockable: true };
+const nothingUnused: Kind['happened'] = (_, after) =>
+  inspect(after).liveClusters === inspect(after).clusterCount;
+
 /** Puts the units whose names match at the end of the file, behind all junk. */
 function last(builder: ImageBuilder, names: RegExp): ImageBuilder {
   return builder.layout({
@@ -406,6 +411,70 @@ export const KINDS: Kind[] = [
     image: last(bitmapped(small({ encryption: 2 }).writeRange(0, 9)).layout({ gap: 80 }), /^bit/),
     options: { roundBytes: 4096 },
     happened: both(shorter, bitmapsMoved),
+  },
+  {
+    name: 'LUKS encryption with its key: data move, encrypted anew',
+    image: first(
+      shared(UNLOCKABLE).discard(4).layout({ shuffle: true, junk: 20, leaks: 4, partialTail: true }),
+      /^LUKS/,
+    ),
+    options: { roundBytes: 2048 },
+    happened: both(both(shorter, leaksGone), nothingUnused),
+  },
+  {
+    name: 'LUKS encryption with its key: zero clusters, machine state and two slots for one cluster, clusters of 4 KiB',
+    image: first(
+      image({ ...UNLOCKABLE, clusterBits: 12, virtualSize: 3 << 20, seed: 5 })
+        .writeRange(0, 6)
+        .alias(1, 600)
+        .zero(2, { allocated: true })
+        .snapshot('a', { vmStateClusters: 2 })
+        .write(0)
+        .layout({ shuffle: true, junk: 9 }),
+      /^LUKS/,
+    ),
+    options: { roundBytes: 8192 },
+    happened: both(shorter, nothingUnused),
+  },
+  {
+    name: 'LUKS encryption with its key: leaks that need the COPIED flag, and a host with room for four clusters',
+    image: first(
+      small(UNLOCKABLE)
+        .writeRange(0, 24)
+        .snapshot('a')
+        .deleteSnapshot('a', { interrupted: true })
+        .layout({ shuffle: true, junk: 12, zeroJunk: true }),
+      /^LUKS/,
+    ),
+    freeBytes: 4096,
+    happened: both(shorter, leaksGone),
+  },
+  {
+    name: 'LUKS encryption with its key: tables and data around the header, which stays',
+    image: last(
+      shared({ ...UNLOCKABLE, l1Size: 150 })
+        .snapshot('b')
+        .write(9)
+        .layout({ junk: 9, gap: 14 }),
+      /^(L1|L2|data)/,
+    ),
+    options: { roundBytes: 4096 },
+    happened: shorter,
+  },
+  {
+    name: 'LUKS encryption with its key: compressed extents, which are not encrypted, and data among them',
+    image: first(
+      small(UNLOCKABLE)
+        .compressRange(0, 20)
+        .writeRange(30, 8)
+        .snapshot('a')
+        .compressRange(3, 5)
+        .write(31)
+        .layout({ shuffle: true, junk: 10, deadBytes: 0.3 }),
+      /^LUKS/,
+    ),
+    options: { roundBytes: 4096 },
+    happened: both(shorter, nothingUnused),
   },
   {
     name: 'a backing file',

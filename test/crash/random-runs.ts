@@ -38,7 +38,7 @@ export async function randomRun(seed: number): Promise<RecordedRun & { descripti
 
 /** Of some seeds; without a call of the generator, so that the others stay as they are. */
 function featuresOf(seed: number): RandomImageOverrides {
-  if (seed % 8 === 3) return { features: { encryption: 2 } };
+  if (seed % 8 === 3) return { features: { encryption: 2, ...(seed % 16 === 3 && { unlockable: true }) } };
   if (seed % 16 === 5) return { version: 3, features: { dataFile: true } };
   if (seed % 8 === 6) return { version: 3, bitmaps: true };
   return {};

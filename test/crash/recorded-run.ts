@@ -2,6 +2,7 @@
 import { compactDevice } from '../../src/compactor/compact.js';
 import type { CompactOptions, CompactResult, EraseOptions } from '../../src/compactor/types.js';
 import { eraseDevice } from '../../src/compactor/erase.js';
+import { secretOf } from '../support/luks.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { type Operation, RecordingDevice } from '../../src/device/recording-device.js';
 import { compareGuestView, type GuestView, guestView, inspect } from '../support/oracle.js';
@@ -22,7 +23,7 @@ export async function recordCompaction(
 ): Promise<RecordedRun & { result: CompactResult }> {
   const memory = new MemoryDevice(initial, { freeBytes });
   const recording = new RecordingDevice(memory);
-  const result = await compactDevice(recording, options);
+  const result = await compactDevice(recording, { ...secretOf(initial), ...options });
   return { initial, log: recording.log, final: memory.bytes(), options, result };
 }
 

@@ -173,7 +173,7 @@ describe('a field that is out of bounds', () => {
   test('a virtual size of 2^60 bytes', async () => {
     makeHoley(image);
     patch(image, 24, word(2n ** 60n));
-    await expectRefusal(image, 'UNSUPPORTED', /virtual size/);
+    await expectRefusal(image, 'CORRUPT', /virtual size/);
   });
 
   const ENTRIES: [string, (target: string) => number, bigint][] = [

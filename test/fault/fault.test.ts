@@ -11,6 +11,7 @@ import { Judge } from '../crash/recorded-run.js';
 import { secondRun } from '../crash/second-run.js';
 import { crashStates } from '../support/crash-simulator.js';
 import { image } from '../support/image-builder.js';
+import { secretOf } from '../support/luks.js';
 
 const CHANGES = ['write', 'truncate', 'punch'] as const;
 /** Without the one whose run is so long that failing each of its operations takes minutes. */
@@ -68,7 +69,7 @@ async function runWith(
   const device = new FlushWatch(recording, fault);
   const run: Promise<unknown> = erase
     ? eraseDevice(device, { ...erase, runtimeAsserts: true })
-    : compactDevice(device, { ...options, runtimeAsserts: true });
+    : compactDevice(device, { ...secretOf(initial), ...options, runtimeAsserts: true });
   const error = await run.then(
     () => null,
     (reason: unknown) => reason,
@@ -201,7 +202,7 @@ describe('aborted after each operation', () => {
       const { signal } = device.controller;
       const { outcome } = erase
         ? await eraseDevice(device, { ...erase, signal, runtimeAsserts: true })
-        : await compactDevice(device, { ...options, signal, runtimeAsserts: true });
+        : await compactDevice(device, { ...secretOf(initial), ...options, signal, runtimeAsserts: true });
       if (!signal.aborted) break;
       const what = `operation ${abortAfter}`;
       interrupted += outcome === 'interrupted' ? 1 : 0;

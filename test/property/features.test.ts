@@ -13,6 +13,14 @@ function tablesLast(units: readonly BuiltUnit[]): BuiltUnit[] {
   return [...units.filter((unit) => !isTable(unit)), ...units.filter(isTable)];
 }
 
+/** Where QEMU makes it; among compressed clusters it would not let them be squeezed. */
+function headerFirst(units: readonly BuiltUnit[]): BuiltUnit[] {
+  const isHeader = ({ name }: BuiltUnit) => name.startsWith('LUKS');
+  return [...units.filter(isHeader), ...units.filter((unit) => !isHeader(unit))];
+}
+
+const UNLOCKABLE = { encryption: 2, unlockable: true } as const;
+
 const FEATURES: [string, RandomImageOverrides][] = [
   ['extended L2 entries', { version: 3, clusterBits: 14, maxClusters: 40, features: { extendedL2: true } }],
   ['an external data file', { version: 3, features: { dataFile: true } }],
@@ -44,6 +52,19 @@ const FEATURES: [string, RandomImageOverrides][] = [
   [
     'persistent bitmaps and extended L2 entries',
     { version: 3, clusterBits: 14, maxClusters: 40, bitmaps: true, features: { extendedL2: true } },
+  ],
+  ['LUKS encryption with its key', { features: UNLOCKABLE }],
+  [
+    'LUKS encryption with its key and the tables at the end',
+    { features: UNLOCKABLE, layout: { arrange: tablesLast } },
+  ],
+  [
+    'LUKS encryption with its key and compressed clusters',
+    { features: UNLOCKABLE, compressed: true, layout: { arrange: headerFirst } },
+  ],
+  [
+    'LUKS encryption with its key and extended L2 entries',
+    { version: 3, clusterBits: 14, maxClusters: 40, features: { ...UNLOCKABLE, extendedL2: true } },
   ],
   ['LUKS encryption and an external data file', { version: 3, features: { encryption: 2, dataFile: true } }],
 ];

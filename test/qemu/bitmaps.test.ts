@@ -7,7 +7,6 @@ import fs from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { type CompactResult, compact } from '../../src/index.js';
 import {
-  createEncrypted,
   digests,
   encryptedSource,
   expectMinimal,
@@ -20,6 +19,7 @@ import { compareGuestView, guestView, minimalClusterCount } from '../support/ora
 import { hasLongTables } from '../support/oracle-layout.js';
 import { type Encryption, dirtyRanges, qemuImg } from '../support/qemu.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
+import { createEncrypted } from './encrypted-images.js';
 
 const directory = temporaryDirectory();
 const image = directory.path('image.qcow2');

@@ -13,6 +13,7 @@ import { planMoves } from '../../src/recycler/planner.js';
 import { Recycler } from '../../src/recycler/recycler.js';
 import { collectSlots } from '../../src/recycler/slot-collector.js';
 import { createMissingBlocks, releaseUnneeded } from '../../src/recycler/structures.js';
+import type { Transfer } from '../../src/recycler/transfer.js';
 import { Volume } from '../../src/recycler/volume.js';
 import type { BuiltUnit } from '../support/image-builder.js';
 import { compareGuestView, guestView, inspect } from '../support/oracle.js';
@@ -31,7 +32,11 @@ export interface Rig {
 
 export async function rigFor(
   bytes: Uint8Array,
-  { fault = {}, memory: options = {} }: { fault?: Fault; memory?: MemoryDeviceOptions } = {},
+  {
+    fault = {},
+    memory: options = {},
+    reencryption = null,
+  }: { fault?: Fault; memory?: MemoryDeviceOptions; reencryption?: Transfer | null } = {},
 ): Promise<Rig> {
   const memory = new MemoryDevice(bytes, options);
   const recorder = new RecordingDevice(new FaultDevice(memory, fault));
@@ -39,7 +44,7 @@ export async function rigFor(
   const image = await openImage(gate);
   const walked = await walk(image);
   requireSound(walked);
-  const volume = new Volume(image, walked.clusters);
+  const volume = new Volume(image, walked.clusters, reencryption);
   const view = guestView(bytes);
   const expectUnharmed = () => expectSame(view, memory.bytes());
   const recycler = new Recycler(volume);

@@ -2,7 +2,9 @@ import { expect, test } from 'vitest';
 import { compactDevice } from '../../src/compactor/compact.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { image } from '../support/image-builder.js';
+import { SECRET } from '../support/luks.js';
 import { compareGuestView, guestView, inspect, minimalClusterCount } from '../support/oracle.js';
+import { inOrder } from './harness.js';
 
 test('where the refcount table has hardly an entry left, little steps aside at a time', async () => {
   // 64-bit counts in clusters of 512 bytes: a table of one cluster describes 4096 clusters.
@@ -22,4 +24,24 @@ test('where the refcount table has hardly an entry left, little steps aside at a
   expect(compareGuestView(guestView(bytes), device.bytes())).toBeNull();
   expect(bytesMoved).toBeGreaterThan(0);
   expect(bytesToCopy).toBeLessThanOrEqual(bytes.length);
+});
+
+/** The header of LUKS between compressed extents: they cannot be squeezed through it. */
+test('compressed extents around clusters that must stay keep their places, and the result says so', async () => {
+  const bytes = image({ encryption: 2, unlockable: true })
+    .compressRange(0, 40)
+    .writeRange(50, 5)
+    .layout({
+      deadBytes: 0.4,
+      newStreams: 0.2,
+      junk: 6,
+      arrange: inOrder('compressed 0', 'LUKS', 'compressed', 'junk', 'data'),
+    })
+    .build();
+  const device = new MemoryDevice(bytes);
+  const { excessClusters, notices } = await compactDevice(device, { secret: SECRET, runtimeAsserts: true });
+  expect(excessClusters).toBeGreaterThan(0);
+  expect(notices.join()).toMatch(/compressed data that stand there/);
+  expect(inspect(device.bytes())).toMatchObject({ corruptions: [], leaks: 0 });
+  expect(compareGuestView(guestView(bytes), device.bytes())).toBeNull();
 });

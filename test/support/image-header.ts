@@ -21,6 +21,8 @@ export interface HeaderOptions {
   readonly compressionType?: 'zlib' | 'zstd';
   /** 1: legacy AES; 2: LUKS, with a header of three clusters. */
   readonly encryption?: 1 | 2;
+  /** The header of LUKS is one that the secret of test/support/luks.ts opens, and data are encrypted. */
+  readonly unlockable?: boolean;
   /** Autoclear bit 1, of an external data file. */
   readonly dataFileRaw?: boolean;
 }

@@ -3,6 +3,7 @@ import { Bitmap, encodeBitmapDirectory, encodeBitmapTable } from './image-bitmap
 import { encodeHeader, encodeSnapshotTable, writeOffset, type HeaderOptions } from './image-header.js';
 import { compressedDescriptor, packExtents, Stream, type CompressedOptions } from './compressed-layout.js';
 import type { DataUnit, ExtentUnit, ImageModel, L1Table, L2Unit } from './image-model.js';
+import { encryptSectors, luksHeader } from './luks.js';
 import type { Random } from './random.js';
 
 export interface LayoutOptions extends CompressedOptions {
@@ -413,7 +414,8 @@ class Layout {
       return this.withTail(encodeBitmapDirectory(this.model.bitmaps, offsets), unit);
     }
     if (unit === this.encryptionHeader) {
-      return this.random.bytes(unit.clusters * this.clusterSize);
+      const length = unit.clusters * this.clusterSize;
+      return this.headerOptions.unlockable === true ? luksHeader() : this.random.bytes(length);
     }
     for (const [index, block] of this.blocks) {
       if (block === unit) {
@@ -433,7 +435,8 @@ class Layout {
       );
     }
     if ('content' in part) {
-      return part.content;
+      const offset = unit.at * this.clusterSize;
+      return this.headerOptions.unlockable === true ? encryptSectors(part.content, offset) : part.content;
     }
     return 'tables' in part ? this.withTail(this.l1Content(part), unit) : this.l2Content(part);
   }

@@ -5,6 +5,7 @@
  */
 import { constants, inflateRawSync } from 'node:zlib';
 import { compareBitmaps } from './oracle-bitmaps.js';
+import { decryptSectors, encryptSectors } from './luks.js';
 import { compressedExtent, readLayout, type ImageLayout } from './oracle-layout.js';
 
 /** How an image looked: its own copy of the bytes, and where the guest's clusters are in it. */
@@ -71,8 +72,7 @@ export function readGuest(view: GuestView, layer = -1): Uint8Array {
     const kind = l2 === 0 ? UNALLOCATED : kindAt(layout, slot);
     if (kind === PRESENT || kind === COMPRESSED) {
       const start = targetAt(layout, slot);
-      const data =
-        kind === COMPRESSED ? inflated(layout, slot) : layout.image.subarray(start, start + clusterSize);
+      const data = kind === COMPRESSED ? inflated(layout, slot) : plainCluster(layout, start);
       result.set(
         data.subarray(0, Math.min(clusterSize, virtualSize - guest * clusterSize)),
         guest * clusterSize,
@@ -80,6 +80,12 @@ export function readGuest(view: GuestView, layer = -1): Uint8Array {
     }
   }
   return result;
+}
+
+/** As the guest sees it; what is compressed is never encrypted. */
+function plainCluster(layout: ImageLayout, start: number): Buffer {
+  const stored = layout.image.subarray(start, start + layout.clusterSize);
+  return layout.hasKnownKey ? decryptSectors(stored, start) : stored;
 }
 
 /** What follows the compressed data in the extent's last sector, a neighbour's mostly, is not looked at. */
@@ -147,6 +153,8 @@ function compareSnapshotTables(before: ImageLayout, after: ImageLayout): string 
   }
   return null;
 }
+
+const encrypted = new WeakMap<ImageLayout, Map<string, Buffer>>();
 
 class Comparison {
   /** The cluster of `after` last found equal to this cluster of `before`, plus one. */
@@ -225,6 +233,7 @@ class Comparison {
       }
       if (
         before.encryptionHeader !== null &&
+        !before.hasKnownKey &&
         kind === PRESENT &&
         targetAt(before, l2Before + position) !== targetAt(after, l2After + position)
       ) {
@@ -264,11 +273,30 @@ class Comparison {
     if (this.equalData[memo] === marker) {
       return true;
     }
-    const same = sameBytes(this.before.image, from, this.after.image, to, clusterSize);
+    const same = this.before.hasKnownKey
+      ? sameBytes(this.encryptedFor(from, to), 0, this.after.image, to, clusterSize)
+      : sameBytes(this.before.image, from, this.after.image, to, clusterSize);
     if (same) {
       this.equalData[memo] = marker;
     }
     return same;
+  }
+
+  /** The cluster of `before` that begins at `from`, as it has to be at `to`; kept, since most states have the same moves. */
+  private encryptedFor(from: number, to: number): Buffer {
+    const { before } = this;
+    let kept = encrypted.get(before);
+    if (kept === undefined) {
+      kept = new Map();
+      encrypted.set(before, kept);
+    }
+    let cluster = kept.get(`${from} ${to}`);
+    if (cluster === undefined) {
+      const stored = before.image.subarray(from, from + before.clusterSize);
+      cluster = from === to ? stored : encryptSectors(decryptSectors(stored, from), to);
+      kept.set(`${from} ${to}`, cluster);
+    }
+    return cluster;
   }
 
   private sameExtent(slotBefore: number, slotAfter: number): boolean {

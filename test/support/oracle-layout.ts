@@ -4,6 +4,7 @@
  * a damaged image.
  */
 
+import { isKnownHeader } from './luks.js';
 import { readBitmaps, type BitmapsLayout } from './oracle-bitmaps.js';
 
 /** One entry of the snapshot table, and the L1 table that it names. */
@@ -34,6 +35,8 @@ export interface ImageLayout {
   readonly dataFile: boolean;
   /** Encrypted with LUKS: data can only be read where they are, and so can this region. */
   readonly encryptionHeader: { readonly offset: number; readonly length: number } | null;
+  /** Its key is that of test/support/luks.ts: data can be decrypted, and so encrypted anew at another place. */
+  readonly hasKnownKey: boolean;
   readonly virtualSize: number;
   readonly l1Offset: number;
   readonly l1Size: number;
@@ -117,6 +120,7 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
   const snapshotCount = view.getUint32(60);
   const snapshotsOffset = snapshotCount === 0 ? 0 : readOffset(view, 64);
   const table = readSnapshotTable(view, snapshotsOffset, snapshotCount, faults);
+  const encryptionHeader = readEncryptionHeader(view, faults);
   return {
     image,
     view,
@@ -127,7 +131,8 @@ export function readLayout(bytes: Uint8Array): ImageLayout | string {
     clusterCount,
     l2EntrySize,
     dataFile: (incompatible & DATA_FILE) !== 0,
-    encryptionHeader: readEncryptionHeader(view, faults),
+    encryptionHeader,
+    hasKnownKey: encryptionHeader !== null && isKnownHeader(image, encryptionHeader.offset),
     virtualSize,
     l1Offset: readOffset(view, 40),
     l1Size,

@@ -67,8 +67,8 @@ export function inspect(bytes: Uint8Array): Inspection {
  * The least number of host clusters that a leak-free image of the same live data needs: its refcount
  * structures describe themselves too, so the least fixed point, approached from below. Compressed
  * extents count as what they need when squeezed sector by sector, which may be out of reach where
- * `refcountsLimitSharing`. Of an image with LUKS no less than reaches to its last cluster of data or of the
- * encryption header: these cannot move. L2 tables without an entry are not needed, nor, with
+ * `refcountsLimitSharing`. Of an image with LUKS no less than reaches to its encryption header, which cannot move, and
+ * without its key (`hasKey`) to its last cluster of data. L2 tables without an entry are not needed, nor, with
  * `preallocation: 'dropped'`, allocated clusters that read as zeroes.
  */
 export function minimalClusterCount(bytes: Uint8Array, needs: Needs = {}): number {
@@ -76,7 +76,7 @@ export function minimalClusterCount(bytes: Uint8Array, needs: Needs = {}): numbe
   const compressed = Math.ceil((inspector.sectorsOfExtents() * 512) / layout.clusterSize);
   const empty = needs.emptyTables === 'kept' ? 0 : inspector.emptyTables;
   const others = inspector.uncompressedClusters() + compressed - empty;
-  const pinned = inspector.clustersThatReachToTheLastPinned();
+  const pinned = inspector.clustersThatReachToTheLastPinned(needs.hasKey ?? layout.hasKnownKey);
   const entriesPerBlock = (layout.clusterSize * 8) / 2 ** layout.refcountOrder;
   let total = Math.max(others, pinned);
   for (;;) {
@@ -95,6 +95,8 @@ export interface Needs {
   readonly emptyTables?: 'kept';
   /** By default kept. */
   readonly preallocation?: 'dropped';
+  /** Whether encrypted data can move; by default where the key is known. */
+  readonly hasKey?: boolean;
 }
 
 /** The 512-byte sectors of the file that compressed extents in use touch, each once. */
@@ -232,11 +234,12 @@ class Inspector {
     }
   }
 
-  clustersThatReachToTheLastPinned(): number {
+  clustersThatReachToTheLastPinned(hasKey: boolean): number {
     if (this.layout.encryptionHeader === null) {
       return 0;
     }
-    return Math.max(this.kinds.lastIndexOf(DATA), this.kinds.lastIndexOf(ENCRYPTION_HEADER)) + 1;
+    const lastData = hasKey ? -1 : this.kinds.lastIndexOf(DATA);
+    return Math.max(lastData, this.kinds.lastIndexOf(ENCRYPTION_HEADER)) + 1;
   }
 
   private kindOf(cluster: number): string {

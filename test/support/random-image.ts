@@ -18,7 +18,7 @@ export interface RandomImageOverrides {
   readonly refcountOrder?: number;
   readonly version?: 2 | 3;
   /** What the builder makes only when it is told to. */
-  readonly features?: Pick<ImageOptions, 'extendedL2' | 'dataFile' | 'encryption'>;
+  readonly features?: Pick<ImageOptions, 'extendedL2' | 'dataFile' | 'encryption' | 'unlockable'>;
   /** About the most host clusters that the file may have; by default 400, with large clusters fewer. */
   readonly maxClusters?: number;
   /** No leaks of any kind, so that refcounts are exactly the references; by default one image in seven. */
@@ -51,8 +51,9 @@ export function randomImage(seed: number, overrides: RandomImageOverrides = {}):
   const features = overrides.features ?? {};
   const entriesPerL2 = 2 ** clusterBits / (features.extendedL2 === true ? 16 : 8);
   const sizes = randomSizes(random, clusterBits, maxClusters, entriesPerL2);
-  // QEMU never writes compressed data where it encrypts, or to an external data file.
-  const mayCompress = features.dataFile !== true && features.encryption === undefined;
+  // QEMU never writes compressed data to an external data file, and where it encrypts only on request.
+  const mayCompress =
+    features.dataFile !== true && (features.encryption === undefined || overrides.compressed === true);
   // Numbers of their own, so that images without compressed clusters stay what they were.
   const compression = mayCompress
     ? randomCompression(new Random(seed + 0xc0), version, overrides.compressed)
