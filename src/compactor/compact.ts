@@ -1,5 +1,6 @@
 /** The main job: compacts an image in place. */
 import type { BlockDevice } from '../device/block-device.js';
+import type { Image } from '../image/image.js';
 import { type Walk, requireSound } from '../image/walk.js';
 import { Compaction, type CompactionReport, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
 import { forecast } from '../recycler/forecast.js';
@@ -12,7 +13,7 @@ import { requireBytes, requireClusterCount, requireRepairWhat, requireSecret } f
 import { planFigures } from './plan.js';
 import { repairBefore } from './repair.js';
 import { isAlreadyCompact } from './already-compact.js';
-import { type Session, beginSession, secondsSince, withImageFile } from './session.js';
+import { type Session, beginSession, countPinsOf, secondsSince, withImageFile } from './session.js';
 import type { CompactOptions, CompactResult, PlanResult, RepairResult, Repairs } from './types.js';
 import { unlockData } from './unlock-data.js';
 
@@ -39,13 +40,16 @@ export async function compactDevice(
 ): Promise<CompactResult> {
   const startedAt = process.uptime();
   const allocatedBefore = device.allocatedBytes();
-  const repaired = options.repair === 'all' ? await repairBefore(device, options) : null;
-  const session = await beginSession(device, options);
+  const notices: string[] = [];
+  const unlock = (image: Image) => unlockData(image, options.secret, notices);
+  const before = options.repair === 'all' ? await repairBefore(device, options, unlock) : null;
+  const repaired = before?.result ?? null;
+  const session = before?.session ?? (await beginSession(device, options));
   const { image, walked, figures } = session;
   const lengthBefore = repaired?.lengthBefore ?? session.lengthBefore;
   requireSound(walked);
-  const notices: string[] = [];
-  const reencryption = await unlockData(session, options.secret, notices);
+  const reencryption = before?.result ? before.unlocked : await unlock(image);
+  countPinsOf(session, reencryption !== null);
   const punch = decidePunch(options.punch, session.device, notices);
   // An interrupt is answered, and asserts are made, on the long way only.
   const isShort = options.runtimeAsserts !== true && options.signal?.aborted !== true;

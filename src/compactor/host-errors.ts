@@ -9,7 +9,7 @@ export function translateHostError(error: unknown): unknown {
   if (typeof code !== 'string' || syscall === undefined) return error;
   if (isHostFull(error)) {
     return new QcowError('NO_SPACE', `the host's file system is full (${code} on ${syscall})`, {
-      hint: 'the image is valid and keeps what was gained; free some space and run it again',
+      hint: 'the image is as valid as before and keeps what was gained; free some space and run it again',
       cause: error,
     });
   }

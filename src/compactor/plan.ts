@@ -6,7 +6,7 @@ import type { Goal } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
 import { littleToReclaim, pinnedRemain } from './notices.js';
 import { requireClusterCount, requireSecret } from './options.js';
-import { type Session, beginSession, withImageFile } from './session.js';
+import { type Session, beginSession, countPinsOf, withImageFile } from './session.js';
 import type { PlanOptions, PlanResult } from './types.js';
 import { unlockData } from './unlock-data.js';
 
@@ -17,7 +17,8 @@ export async function plan(path: string, options: PlanOptions = {}): Promise<Pla
   return withImageFile(path, 'inspect', async (device, notices) => {
     const session = await beginSession(device, options);
     requireSound(session.walked);
-    const reencryption = await unlockData(session, options.secret, notices);
+    const reencryption = await unlockData(session.image, options.secret, notices);
+    countPinsOf(session, reencryption !== null);
     const surplus = await releaseSurplus(session.image, session.walked, {
       dropPreallocation: options.dropPreallocation ?? false,
       write: false,

@@ -2,9 +2,10 @@
 import type { BlockDevice } from '../device/block-device.js';
 import { QcowError } from '../errors.js';
 import { HostClusters } from '../image/host-clusters.js';
-import { openImage } from '../image/image.js';
+import { type Image, openImage } from '../image/image.js';
 import { describeCorruption, walk } from '../image/walk.js';
-import { Compaction, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
+import { Compaction } from '../recycler/compaction.js';
+import type { Transfer } from '../recycler/transfer.js';
 import { Volume } from '../recycler/volume.js';
 import { diagnose } from '../repair/diagnosis.js';
 import { type Mark, marksOf } from '../repair/marks.js';
@@ -12,7 +13,7 @@ import { mend } from '../repair/mend.js';
 import { leaksRemain } from './notices.js';
 import { requireRepairWhat } from './options.js';
 import { type Session, beginSession, secondsSince, withImageFile } from './session.js';
-import type { CommonOptions, RepairOptions, RepairResult, Repairs } from './types.js';
+import type { CommonOptions, RepairOptions, RepairResult, RepairWhat, Repairs } from './types.js';
 
 /**
  * Repairs the image at `path` without compacting it. `leaks` lowers refcounts that are too high; the image is valid at
@@ -24,6 +25,10 @@ export async function repair(path: string, options: RepairOptions = {}): Promise
   requireRepairWhat(options.what);
   return withImageFile(path, 'write', async (device) => ({ ...(await repairDevice(device, options)), path }));
 }
+
+/** Clusters, and bytes, that are in two places at once while leaks are repaired. */
+const LEAST_LEAK_ROUND = 4;
+const MOST_LEAK_ROUND_BYTES = 16 << 20;
 
 /** Where leaks take moves. */
 interface Tuning {
@@ -37,31 +42,86 @@ export async function repairDevice(
   options: RepairOptions & Tuning = {},
 ): Promise<RepairResult> {
   const what = options.what ?? 'all';
-  const session = await beginSession(device, options, { forRepair: what === 'all' });
+  const session = what === 'all' ? await beginRepair(device, options) : await beginSession(device, options);
   if (what === 'leaks') requireLeaksAlone(session);
-  const result = await repairSession(session, options);
+  let result = await repairSession(session, options);
+  // Of what LUKS encrypts, which cannot move: put right in place, as far from any instant of danger as that can be.
+  if (what === 'all' && result.outcome !== 'interrupted' && result.leaks > 0)
+    result = await mendRest(device, options, result);
   if (result.outcome !== 'interrupted')
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
   return result;
 }
 
+/** Either the result of a repair, with what unlocks the data, or a session of an image that needs none. */
+export type Repaired =
+  { result: RepairResult; unlocked: Transfer | null; session: null } | { result: null; session: Session };
+
 /**
- * What a compaction needs done first; null where it can begin at once. An interrupt waits for the end, since
- * the compaction could not even open the image before that.
+ * What a compaction needs done first. Leaks are left to it. An interrupt waits for the end, since the compaction could
+ * not even open the image before that. `unlock`: throws for a secret that does not fit, before anything is changed.
  */
 export async function repairBefore(
   device: BlockDevice,
   { onProgress }: CommonOptions,
-): Promise<RepairResult | null> {
+  unlock: (image: Image) => Promise<Transfer | null>,
+): Promise<Repaired> {
+  const session = await beginRepair(device, { onProgress });
+  if (!needsMending(session)) return { result: null, session };
+  const unlocked = await unlock(session.image);
+  return { result: await repairSession(session, { onProgress }), unlocked, session: null };
+}
+
+/**
+ * As for a compaction, which is content with what refcounts describe: only an image that it refuses has to be looked
+ * at as a whole.
+ */
+async function beginRepair(device: BlockDevice, options: CommonOptions): Promise<Session> {
+  try {
+    const session = await beginSession(device, options);
+    if (session.walked.findings.corruptions === 0) return session;
+  } catch (error) {
+    if (!(error instanceof QcowError) || error.code !== 'CORRUPT') throw error;
+  }
+  return beginSession(device, {}, { forRepair: true });
+}
+
+/** What `before` has left: leaks that no move can put right. */
+async function mendRest(
+  device: BlockDevice,
+  options: RepairOptions,
+  before: RepairResult,
+): Promise<RepairResult> {
   const session = await beginSession(device, {}, { forRepair: true });
-  return needsMending(session) ? repairSession(session, { onProgress }) : null;
+  const after = await finish(session, 'all', await mendAll(session, options));
+  return {
+    ...before,
+    outcome: after.outcome,
+    refcountsRebuilt: after.refcountsRebuilt,
+    flagsChanged: after.flagsChanged,
+    corruptions: after.corruptions,
+    leaks: after.leaks,
+    lengthAfter: after.lengthAfter,
+    barriers: before.barriers + after.barriers,
+    bytesWritten: before.bytesWritten + after.bytesWritten,
+    notices: after.notices,
+    seconds: Math.round((before.seconds + after.seconds) * 1000) / 1000,
+  };
 }
 
 async function repairSession(session: Session, options: RepairOptions & Tuning): Promise<RepairResult> {
   const what = options.what ?? 'all';
   const isMending = what === 'all' && needsMending(session);
   const work = isMending ? await mendAll(session, options) : await mendLeaks(session, options);
-  const { findings } = session.walked;
+  return finish(session, what, work);
+}
+
+async function finish(session: Session, what: RepairWhat, work: RepairWork): Promise<RepairResult> {
+  const { words } = session.walked.findings;
+  // Some of it may be done.
+  const { corruptions, leaks } = work.isDone
+    ? { corruptions: 0, leaks: work.leaksLeft }
+    : (await walk(await openImage(session.device, { forRepair: true }))).findings;
   const { changes, barriers, bytesWritten } = session.device;
   return {
     ...session.figures,
@@ -69,9 +129,9 @@ async function repairSession(session: Session, options: RepairOptions & Tuning):
     outcome: !work.isDone ? 'interrupted' : changes > 0 ? 'repaired' : 'clean',
     what,
     ...work.repairs,
-    corruptions: work.isDone ? 0 : findings.corruptions,
-    leaks: work.isDone ? work.leaksLeft : findings.leaks,
-    findings: findings.words,
+    corruptions,
+    leaks,
+    findings: words,
     lengthBefore: session.lengthBefore,
     lengthAfter: session.device.lengthBytes,
     barriers,
@@ -91,10 +151,9 @@ interface RepairWork {
   leaksLeft: number;
 }
 
-/** Everything but leaks that moves can put right. Encrypted data cannot move. */
-function needsMending({ image, walked, figures }: Session): boolean {
-  const { corruptions, leaks } = walked.findings;
-  return corruptions > 0 || marksOf(image.header).length > 0 || (leaks > 0 && figures.pinnedClusters > 0);
+/** Everything but leaks, which moves put right while the image is valid at every instant. */
+function needsMending({ image, walked }: Session): boolean {
+  return walked.findings.corruptions > 0 || marksOf(image.header).length > 0;
 }
 
 function requireLeaksAlone({ walked: { findings } }: Session): void {
@@ -134,13 +193,19 @@ async function verify(device: BlockDevice): Promise<void> {
   throw new Error(`the repair did not come out clean: ${findings.words.slice(0, 3).join('; ')}`);
 }
 
+/** The file grows by a round at most, where it has no unused clusters: and it does not shrink again. */
+function leakRoundBytes({ header, fileClusters }: Image): number {
+  const share = Math.floor(fileClusters / 16) * header.clusterBytes;
+  return Math.max(LEAST_LEAK_ROUND * header.clusterBytes, Math.min(MOST_LEAK_ROUND_BYTES, share));
+}
+
 async function mendLeaks({ image, walked }: Session, options: RepairOptions & Tuning): Promise<RepairWork> {
   announce(options);
   const compaction = new Compaction(new Volume(image, walked.clusters), {
     leaksOnly: true,
     keepErased: 0,
     punch: false,
-    roundBytes: options.roundBytes ?? DEFAULT_ROUND_BYTES,
+    roundBytes: options.roundBytes ?? leakRoundBytes(image),
     runtimeAsserts: options.runtimeAsserts ?? false,
     stopped: () => options.signal?.aborted ?? false,
     onMoved: () => undefined,

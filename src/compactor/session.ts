@@ -57,6 +57,11 @@ export async function beginSession(
   };
 }
 
+/** Without its secret what LUKS encrypts is pinned: the figure follows where there is one. */
+export function countPinsOf({ image, walked, figures }: Session, hasKey: boolean): void {
+  figures.pinnedClusters = countPinned(image.header, walked.clusters, hasKey);
+}
+
 export function secondsSince(startedAt: number): number {
   return Math.round((process.uptime() - startedAt) * 1000) / 1000;
 }

@@ -1,15 +1,14 @@
 /** The key of an encrypted image, where its secret is known. */
-import { countPinned } from '../recycler/pins.js';
+import type { Image } from '../image/image.js';
 import type { Transfer } from '../recycler/transfer.js';
 import { SECRET_NOT_NEEDED } from './notices.js';
-import type { Session } from './session.js';
 
 /**
- * What the data of the image need to move, or null: without a secret, or where nothing needs one. The figures of
- * `session` follow. A secret that does not fit is an error, even where there is nothing to move.
+ * What the data of the image need to move, or null: without a secret, or where nothing needs one. A secret that does
+ * not fit is an error, even where there is nothing to move.
  */
 export async function unlockData(
-  { image, walked, figures }: Session,
+  image: Pick<Image, 'device' | 'encryptionHeader'>,
   secret: Uint8Array | string | undefined,
   notices: string[],
 ): Promise<Transfer | null> {
@@ -22,9 +21,7 @@ export async function unlockData(
   const { unlock } = await import('../luks/unlock.js');
   const bytes = Buffer.from(secret);
   try {
-    const reencryption = await unlock(image.device, image.encryptionHeader, bytes);
-    figures.pinnedClusters = countPinned(image.header, walked.clusters, true);
-    return reencryption;
+    return await unlock(image.device, image.encryptionHeader, bytes);
   } finally {
     bytes.fill(0);
   }

@@ -48,7 +48,7 @@ export function requireUnmarked(header: Header): void {
 
 function marked(what: string): QcowError {
   return new QcowError('CORRUPT', what, {
-    hint: 'it is only written to under `--repair`; or repair it with `qemu-img check -r all`',
+    hint: 'it is only written to under `--repair all`; or repair it with `qemu-img check -r all`',
   });
 }
 

@@ -49,7 +49,8 @@ export async function releaseSurplus(
     }
     for (const table of empty) released.add(table, walk.clusters.refs[table]!);
   }
-  if (write && released.count > 0) await image.device.flush();
+  // However many clusters become free by it: no count may come down before its reference is gone for good (I3).
+  if (write && released.references > 0) await image.device.flush();
   walk.live -= released.count;
   walk.junk += released.count;
   return { tables: empty.size, preallocated };
@@ -59,6 +60,8 @@ export async function releaseSurplus(
 class Releases {
   readonly #image: Image;
   readonly #clusters: HostClusters;
+  /** References that are gone. */
+  references = 0;
   /** Clusters that nothing refers to any more. */
   count = 0;
   /** Clusters that are still in use, of which it is not known whether an entry without COPIED still leads to them. */
@@ -74,6 +77,7 @@ class Releases {
     const { refcounts } = this.#image;
     const { refs } = this.#clusters;
     const isExact = refcounts.get(cluster) === refs[cluster];
+    this.references++;
     refs[cluster]! -= paths;
     if (refs[cluster] === 0) {
       this.#clusters.forget(cluster);

@@ -535,6 +535,18 @@ export const KINDS: Kind[] = [
     happened: shorter,
   },
   {
+    name: 'preallocated clusters are given up, all of which a snapshot still uses',
+    image: small()
+      .writeRange(0, 5)
+      .snapshot('a')
+      .zeroInPlace(0)
+      .zeroInPlace(1)
+      .zeroInPlace(2)
+      .layout({ junk: 2 }),
+    options: { dropPreallocation: true },
+    happened: (before, after) => before.length - after.length === 2 * 512,
+  },
+  {
     name: 'preallocated clusters of extended entries are given up, and a table with them',
     image: image({ clusterBits: 14, virtualSize: 64 << 20, extendedL2: true, seed: 4 })
       .writeRange(0, 3)

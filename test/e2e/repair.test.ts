@@ -24,6 +24,14 @@ beforeAll(() => {
 
 beforeEach(() => fs.copyFileSync(dirty, image));
 
+test('a sound image in a sparse file of any length is compacted as without --repair', () => {
+  makeHoley(image);
+  fs.truncateSync(image, 2 ** 41);
+  expect(cli(['--quiet', '--repair', image])).toMatchObject({ status: 0, stderr: '' });
+  expect(fs.statSync(image).size).toBeLessThan(2 ** 24);
+  expectMinimal(image);
+});
+
 describe('an image that QEMU left dirty', () => {
   test('is refused in one line that says how, untouched', () => {
     const state = fileState(image);
@@ -37,7 +45,7 @@ describe('an image that QEMU left dirty', () => {
     for (const [args, status] of refusals) {
       const run = cli(['--quiet', ...args, image]);
       expect(run, args.join(' ')).toMatchObject({ status, stdout: '' });
-      expect(run.stderr).toMatch(/^qcow-compact: [^\n]*marked dirty[^\n]*`--repair`[^\n]*\n$/);
+      expect(run.stderr).toMatch(/^qcow-compact: [^\n]*marked dirty[^\n]*`--repair all`[^\n]*\n$/);
     }
     expect(fileState(image)).toEqual(state);
   });

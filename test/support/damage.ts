@@ -86,7 +86,8 @@ class Patient {
   activeEntries(): Entry[] {
     const { l1Offset, l1Size, clusterSize, l2EntrySize, dataFile } = this.layout;
     const entries: Entry[] = [];
-    for (let slot = l1Offset; slot < l1Offset + l1Size * 8; slot += 8) {
+    const l1End = Math.min(l1Offset + l1Size * 8, this.bytes.length - 7);
+    for (let slot = l1Offset; slot < l1End; slot += 8) {
       const table = this.target(slot);
       if (table === 0) continue;
       entries.push({ slot, kind: 'L2 table' });

@@ -119,6 +119,14 @@ export class ImageBuilder {
     return this;
   }
 
+  /** As `write -z` does it: reads as zeroes, and keeps the host cluster that it has, if it has one. */
+  zeroInPlace(guestCluster: number): this {
+    const entry = this.model.entry(this.model.active, guestCluster);
+    const data = entry?.extent === undefined ? (entry?.data ?? null) : null;
+    this.model.setEntry(this.model.active, guestCluster, { zero: true, data });
+    return this;
+  }
+
   /** As `write`, but of an extended entry with these bitmaps; neither bit set: preallocated, or backed. */
   writeSubclusters(guestCluster: number, subclusters: { zero: number; allocated: number }): this {
     const entry = { zero: false, data: this.newData(), subclusters };

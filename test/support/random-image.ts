@@ -63,6 +63,8 @@ export function randomImage(seed: number, overrides: RandomImageOverrides = {}):
   const builder = image(options);
   const guest = new RandomGuest(random, builder, options, clean, compression?.share ?? 0);
   guest.fill(Math.floor(maxClusters * (0.25 + (0.35 * random.int(100)) / 100)));
+  const zeroed =
+    version === 3 && features.dataFile !== true ? zeroInPlace(new Random(seed + 0xd0), builder) : [];
   const bitmaps = randomBitmaps(new Random(seed + 0xb1), builder, overrides.bitmaps);
   const layout = {
     ...randomLayout(random, { clusterBits, refcountOrder, maxClusters }, clean),
@@ -74,7 +76,7 @@ export function randomImage(seed: number, overrides: RandomImageOverrides = {}):
   const choices = { ...rest, extensions: extensions?.length ?? 0, ...layout };
   return {
     bytes,
-    description: `randomImage(${seed}, ${JSON.stringify(overrides)}): ${JSON.stringify(choices)}; ${[...guest.history, ...bitmaps].join(', ')}`,
+    description: `randomImage(${seed}, ${JSON.stringify(overrides)}): ${JSON.stringify(choices)}; ${[...guest.history, ...zeroed, ...bitmaps].join(', ')}`,
     hasBackingFile: options.backingFile !== undefined,
   };
 }
@@ -92,6 +94,14 @@ function randomHeader(random: Random, { version }: { version: 2 | 3 }): ImageOpt
     backingFile: withBacking ? `base-${random.int(1000)}.raw` : undefined,
     backingFormat: withBacking ? 'raw' : undefined,
   };
+}
+
+/** What a guest writes as zeroes last of all: in a share of the images, so that the others stay what they were. */
+function zeroInPlace(random: Random, builder: ImageBuilder): string[] {
+  if (builder.guestClusters === 0 || !random.chance(0.2)) return [];
+  const clusters = Array.from({ length: random.between(1, 8) }, () => random.int(builder.guestClusters));
+  for (const cluster of clusters) builder.zeroInPlace(cluster);
+  return [`zero in place ${clusters.join(' ')}`];
 }
 
 /** Numbers of their own, so that images without bitmaps stay what they were. Says what it made. */
