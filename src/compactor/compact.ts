@@ -8,7 +8,14 @@ import { releaseSurplus } from '../recycler/surplus.js';
 import { goalFor } from '../recycler/goal.js';
 import type { Transfer } from '../recycler/transfer.js';
 import { Volume } from '../recycler/volume.js';
-import { decidePunch, excessRemains, leaksRemain, littleToReclaim, pinnedRemain } from './notices.js';
+import {
+  decidePunch,
+  excessRemains,
+  holesFilled,
+  leaksRemain,
+  littleToReclaim,
+  pinnedRemain,
+} from './notices.js';
 import { requireBytes, requireClusterCount, requireRepairWhat, requireSecret } from './options.js';
 import { planFigures } from './plan.js';
 import { repairBefore } from './repair.js';
@@ -41,7 +48,7 @@ export async function compactDevice(
   const startedAt = process.uptime();
   const allocatedBefore = device.allocatedBytes();
   const notices: string[] = [];
-  const unlock = (image: Image) => unlockData(image, options.secret, notices);
+  const unlock = (image: Image) => unlockData(image, options.secret, notices, options.signal);
   const before = options.repair === 'all' ? await repairBefore(device, options, unlock) : null;
   const repaired = before?.result ?? null;
   const session = before?.session ?? (await beginSession(device, options));
@@ -62,6 +69,8 @@ export async function compactDevice(
   notices.push(...excessRemains(report.excess));
   const hasKey = reencryption !== null;
   if (!report.interrupted) notices.push(...leaksRemain(report.leaksLeft, figures.pinnedClusters, hasKey));
+  const allocatedAfter = device.allocatedBytes();
+  notices.push(...holesFilled(hasKey, allocatedBefore, allocatedAfter));
   const isUnchanged = session.device.changes === 0 && repaired === null;
   const outcome = report.interrupted ? 'interrupted' : isUnchanged ? 'clean' : 'compacted';
   if (outcome !== 'interrupted') {
@@ -89,7 +98,7 @@ export async function compactDevice(
     barriers: session.device.barriers + (repaired?.barriers ?? 0),
     bytesWritten: session.device.bytesWritten + (repaired?.bytesWritten ?? 0),
     allocatedBefore,
-    allocatedAfter: device.allocatedBytes(),
+    allocatedAfter,
     seconds: secondsSince(startedAt),
   };
 }

@@ -54,6 +54,23 @@ export function pinnedRemain(pinnedClusters: number, junkClusters: number, hasKe
   ];
 }
 
+/** What holes of the host file read as is noise that the guest may rely on: with its key it is written out. */
+export function holesFilled(hasKey: boolean, allocatedBefore: number, allocatedAfter: number): string[] {
+  const more = allocatedAfter - allocatedBefore;
+  if (!hasKey || more < LITTLE_BYTES) return [];
+  return [`the file takes ${Math.ceil(more / 2 ** 20)} MiB more of the host's disk: ${WHY_HOLES}`];
+}
+
+/** The same before it is done. `holeBytes`: of what moves. */
+export function holesToFill(hasKey: boolean, holeBytes: number): string[] {
+  if (!hasKey || holeBytes < LITTLE_BYTES) return [];
+  return [`up to ${Math.ceil(holeBytes / 2 ** 20)} MiB more of the host's disk may be taken: ${WHY_HOLES}`];
+}
+
+const LITTLE_BYTES = 1 << 20;
+const WHY_HOLES =
+  'encrypted clusters that are preallocated, and holes of the file, have to be written out where they move';
+
 export const SECRET_NOT_NEEDED =
   'a secret was given, but nothing in this image is encrypted with LUKS: it is not needed';
 

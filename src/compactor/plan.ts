@@ -4,7 +4,7 @@ import { type Forecast, forecast } from '../recycler/forecast.js';
 import { type Surplus, releaseSurplus } from '../recycler/surplus.js';
 import type { Goal } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
-import { littleToReclaim, pinnedRemain } from './notices.js';
+import { holesToFill, littleToReclaim, pinnedRemain } from './notices.js';
 import { requireClusterCount, requireSecret } from './options.js';
 import { type Session, beginSession, countPinsOf, withImageFile } from './session.js';
 import type { PlanOptions, PlanResult } from './types.js';
@@ -17,7 +17,7 @@ export async function plan(path: string, options: PlanOptions = {}): Promise<Pla
   return withImageFile(path, 'inspect', async (device, notices) => {
     const session = await beginSession(device, options);
     requireSound(session.walked);
-    const reencryption = await unlockData(session.image, options.secret, notices);
+    const reencryption = await unlockData(session.image, options.secret, notices, options.signal);
     countPinsOf(session, reencryption !== null);
     const surplus = await releaseSurplus(session.image, session.walked, {
       dropPreallocation: options.dropPreallocation ?? false,
@@ -31,6 +31,12 @@ export async function plan(path: string, options: PlanOptions = {}): Promise<Pla
     const keepErased = options.keepErased ?? 0;
     if (junkClusters === 0)
       notices.push(...littleToReclaim(keepErased, figures.lengthBefore, figures.lengthAfter, live, total));
+    // No more holes move than there are, nor more than moves.
+    const holeBytes = Math.min(
+      figures.bytesToCopy,
+      Math.max(0, session.lengthBefore - session.allocatedBefore),
+    );
+    notices.push(...holesToFill(reencryption !== null, holeBytes));
     notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters, reencryption !== null));
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
     return { ...figures, path, notices };

@@ -113,7 +113,11 @@ export async function openImage(
     }
     requireInside(what, entry.l1Offset, entry.l1Entries * 8, header, fileClusters);
   }
-  requireRoomForL1Tables(header, entries, fileClusters);
+  const l1 = [header, ...entries].map(({ l1Offset, l1Entries }) => ({
+    offset: l1Offset,
+    entries: l1Entries,
+  }));
+  requireApart('L1 tables', l1, clusterBytes, `snapshot table at ${hex(header.snapshotsOffset)}`);
   const directory = bitmapDirectory(header, extensions, cluster0);
   return {
     device,
@@ -145,16 +149,22 @@ async function readRefcountTable(
   return decodeRefcountTable(table, header, fileClusters, onFault);
 }
 
-/** Tables that overlap could otherwise make us read far more than the file holds, once for each snapshot. */
-function requireRoomForL1Tables(header: Header, snapshots: SnapshotEntry[], fileClusters: number): void {
-  const clusters = [header, ...snapshots].map(({ l1Entries }) =>
-    clustersFor(l1Entries * 8, header.clusterBytes),
-  );
-  if (clusters.reduce((sum, count) => sum + count, 0) <= fileClusters) return;
-  throw new QcowError('CORRUPT', 'the L1 tables together are longer than the file: some overlap', {
-    where: `snapshot table at ${hex(header.snapshotsOffset)}`,
-    hint: 'the image is damaged; it was left untouched',
-  });
+interface Table {
+  offset: number;
+  entries: number;
+}
+
+/** Else tables that overlap could make us read the same bytes as often as there are tables, which is for hours. */
+function requireApart(what: string, tables: readonly Table[], clusterBytes: number, where: string): void {
+  const sorted = tables.filter(({ entries }) => entries > 0).sort((a, b) => a.offset - b.offset);
+  for (let i = 1; i < sorted.length; i++) {
+    const { offset, entries } = sorted[i - 1]!;
+    if (offset + clustersFor(entries * 8, clusterBytes) * clusterBytes <= sorted[i]!.offset) continue;
+    throw new QcowError('CORRUPT', `two ${what} overlap at ${hex(sorted[i]!.offset)}`, {
+      where,
+      hint: 'the image is damaged; it was left untouched',
+    });
+  }
 }
 
 async function readSnapshots(device: BlockDevice, header: Header) {
@@ -184,17 +194,12 @@ async function readBitmaps(
   const bytes = new Uint8Array(directory.lengthBytes);
   await device.read(bytes, directory.offset);
   const entries = parseBitmapDirectory(bytes, directory, header);
-  let clusters = 0;
-  for (const [index, { tableOffset, tableEntries }] of entries.entries()) {
+  for (const [index, { tableOffset, tableEntries }] of entries.entries())
     requireInside(`table of bitmap ${index}`, tableOffset, tableEntries * 8, header, fileClusters);
-    clusters += clustersFor(tableEntries * 8, header.clusterBytes);
-  }
-  // Else tables that overlap could make us read far more than the file holds.
-  if (clusters > fileClusters) {
-    throw new QcowError('CORRUPT', 'the bitmap tables together are longer than the file: some overlap', {
-      where: `bitmap directory at ${hex(directory.offset)}`,
-      hint: 'the image is damaged; it was left untouched',
-    });
-  }
+  const tables = entries.map(({ tableOffset, tableEntries }) => ({
+    offset: tableOffset,
+    entries: tableEntries,
+  }));
+  requireApart('bitmap tables', tables, header.clusterBytes, `bitmap directory at ${hex(directory.offset)}`);
   return { directory, entries };
 }

@@ -34,7 +34,7 @@ export async function fuzz(
     if (index % PER_ORIGINAL === 0) original = originalImage(index / PER_ORIGINAL);
     const { bytes, changes } = mutate(original.bytes, new Random(index));
     watchdog.next(index);
-    const { outcome, message, flaw } = await judge(bytes);
+    const { outcome, message, flaw } = await judge(bytes, { secret: original.secret });
     fuzzed[outcome]++;
     if (message !== null) {
       const reason = message

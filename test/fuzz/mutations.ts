@@ -65,6 +65,24 @@ const BITMAPS_EXTENSION_FIELDS: readonly (readonly [string, number, number])[] =
   ['directory_offset', 0, 8],
 ];
 
+/** Less the numbers of iterations, which make a key take minutes. */
+const LUKS_FIELDS: readonly (readonly [string, number, number])[] = [
+  ['version', 6, 2],
+  ['cipher_name', 8, 8],
+  ['cipher_mode', 40, 8],
+  ['hash_spec', 72, 8],
+  ['payload_offset', 104, 4],
+  ['key_bytes', 108, 4],
+  ['mk_digest', 112, 8],
+  ['mk_digest_salt', 132, 8],
+  ...[0, 1, 7].flatMap((slot): [string, number, number][] => [
+    [`key slot ${slot}, active`, 208 + slot * 48, 4],
+    [`key slot ${slot}, salt`, 216 + slot * 48, 8],
+    [`key slot ${slot}, key_material_offset`, 248 + slot * 48, 4],
+    [`key slot ${slot}, stripes`, 252 + slot * 48, 4],
+  ]),
+];
+
 /** Changes 1 to 8 fields, anywhere in the metadata of the valid image `original`. */
 export function changeFields(original: Uint8Array, random: Random): Mutant {
   const bytes = Uint8Array.from(original);
@@ -136,6 +154,11 @@ class Places {
         const snapshot = random.pick(snapshots);
         return this.#one('snapshot', layout.snapshotsOffset + snapshot.start, SNAPSHOT_FIELDS);
       });
+    }
+    if (layout.encryptionHeader !== null && layout.hasKnownKey) {
+      const { offset } = layout.encryptionHeader;
+      const field = () => this.#one('LUKS', offset, LUKS_FIELDS);
+      this.#structures.push(field, field);
     }
     if (layout.bitmaps !== null) {
       const { slot, directoryOffset, bitmaps } = layout.bitmaps;

@@ -70,7 +70,7 @@ describe('an engine is found at fault that', () => {
     ],
   ];
   test.each(cases)('%s', async (_, bytes, words, engine) => {
-    expect((await judge(bytes, engine)).flaw).toMatch(words);
+    expect((await judge(bytes, { engine })).flaw).toMatch(words);
   });
 
   test('compacts what is damaged', async () => {
@@ -81,7 +81,7 @@ describe('an engine is found at fault that', () => {
     expect(await judge(damaged)).toMatchObject({ outcome: 'refused', flaw: null });
     const blind: Engine = (device) =>
       compactDevice(device, {}).catch(() => compactDevice(new MemoryDevice(valid), {}));
-    expect((await judge(damaged, blind)).flaw).toMatch(/^it compacted a damaged image/);
+    expect((await judge(damaged, { engine: blind })).flaw).toMatch(/^it compacted a damaged image/);
   });
 });
 

@@ -11,7 +11,10 @@ import { measureAllocations } from './allocations.js';
 export const MAX_SECONDS = 5;
 export const MAX_ALLOCATED_BYTES = 300 * 2 ** 20;
 
-export type Engine = (device: MemoryDevice, options: { runtimeAsserts?: boolean }) => Promise<CompactResult>;
+export type Engine = (
+  device: MemoryDevice,
+  options: { runtimeAsserts?: boolean; secret?: string },
+) => Promise<CompactResult>;
 
 export interface Verdict {
   readonly outcome: 'refused' | 'compacted';
@@ -21,11 +24,18 @@ export interface Verdict {
   readonly flaw: string | null;
 }
 
-/** Compacts `bytes` twice: refused and untouched, or the guest sees the same, no corruption, no leak. */
-export async function judge(bytes: Uint8Array, engine: Engine = compactDevice): Promise<Verdict> {
+/**
+ * Compacts `bytes` twice: refused and untouched, or the guest sees the same, no corruption, no leak. `secret`: of the
+ * valid image that it was.
+ */
+export async function judge(
+  bytes: Uint8Array,
+  { engine = compactDevice, secret }: { engine?: Engine; secret?: string | undefined } = {},
+): Promise<Verdict> {
+  const unlocking = secret === undefined ? {} : { secret };
   const device = new MemoryDevice(bytes);
   const start = performance.now();
-  const { allocated, result } = await measureAllocations(() => attempt(engine, device));
+  const { allocated, result } = await measureAllocations(() => attempt(engine, device, unlocking));
   const seconds = (performance.now() - start) / 1000;
   const verdict = (flaw: string | null): Verdict => ({
     outcome: result === null ? 'compacted' : 'refused',
@@ -34,7 +44,7 @@ export async function judge(bytes: Uint8Array, engine: Engine = compactDevice): 
   });
   if (seconds > MAX_SECONDS) return verdict(`it took ${seconds.toFixed(1)} s`);
   if (allocated > MAX_ALLOCATED_BYTES) return verdict(`it allocated ${allocated} bytes`);
-  if (result === null) return verdict(await flawOfResult(engine, bytes, device));
+  if (result === null) return verdict(await flawOfResult(engine, bytes, device, unlocking));
   if (!(result instanceof QcowError)) {
     return verdict(`it threw ${inWords(result)}`);
   }
@@ -50,9 +60,13 @@ function inWords(error: unknown): string {
 }
 
 /** What it was refused with; null when it was compacted. */
-async function attempt(engine: Engine, device: MemoryDevice): Promise<unknown> {
+async function attempt(
+  engine: Engine,
+  device: MemoryDevice,
+  unlocking: { secret?: string },
+): Promise<unknown> {
   try {
-    await engine(device, { runtimeAsserts: true });
+    await engine(device, { runtimeAsserts: true, ...unlocking });
     return null;
   } catch (error) {
     return error;
@@ -63,6 +77,7 @@ async function flawOfResult(
   engine: Engine,
   before: Uint8Array,
   device: MemoryDevice,
+  unlocking: { secret?: string },
 ): Promise<string | null> {
   const { corruptions } = inspect(before);
   if (corruptions.length > 0) return `it compacted a damaged image: ${corruptions[0]}`;
@@ -73,7 +88,7 @@ async function flawOfResult(
   if (difference !== null) return `the guest view changed: ${difference}`;
   if (after.staleRefcountsPastEnd > 0) return `${after.staleRefcountsPastEnd} refcounts past the end`;
   if (after.clusterCount > inspect(before).clusterCount) return 'the file has more clusters than before';
-  const again = await engine(device, {});
+  const again = await engine(device, unlocking);
   if (again.outcome !== 'clean') return `the second run is ${again.outcome}, not clean`;
   return null;
 }
