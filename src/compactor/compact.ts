@@ -1,8 +1,9 @@
 /** The main job: compacts an image in place. */
 import type { BlockDevice } from '../device/block-device.js';
 import { type Walk, requireSound } from '../image/walk.js';
-import { Compaction, type CompactionReport, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
+import { Compaction, type CompactionReport } from '../recycler/compaction.js';
 import { forecast } from '../recycler/forecast.js';
+import { DEFAULT_ROUND_BYTES } from '../recycler/rounds.js';
 import { releaseSurplus } from '../recycler/surplus.js';
 import { goalFor } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
@@ -109,14 +110,15 @@ async function carryOut(
     write: options.signal?.aborted !== true,
   });
   const volume = new Volume(session.image, session.walked.clusters);
-  const expected = await forecast(volume, keepErased);
+  const roundBytes = options.roundBytes ?? DEFAULT_ROUND_BYTES;
+  const expected = await forecast(volume, keepErased, roundBytes);
   const planned = planFigures(session, expected, surplus);
   announcePlan(planned, options);
   let percent = 0;
   const compaction = new Compaction(volume, {
     keepErased,
     punch,
-    roundBytes: options.roundBytes ?? DEFAULT_ROUND_BYTES,
+    roundBytes,
     runtimeAsserts: options.runtimeAsserts ?? false,
     ...(options.maxMoves === undefined ? {} : { maxMoves: options.maxMoves }),
     stopped: () => options.signal?.aborted ?? false,

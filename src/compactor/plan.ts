@@ -1,6 +1,8 @@
 /** `--dry-run`: the same walk and plan, nothing written. */
+import type { BlockDevice } from '../device/block-device.js';
 import { requireSound } from '../image/walk.js';
 import { type Forecast, forecast } from '../recycler/forecast.js';
+import { DEFAULT_ROUND_BYTES } from '../recycler/rounds.js';
 import { type Surplus, releaseSurplus } from '../recycler/surplus.js';
 import type { Goal } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
@@ -13,24 +15,31 @@ import type { PlanOptions, PlanResult } from './types.js';
 export async function plan(path: string, options: PlanOptions = {}): Promise<PlanResult> {
   requireClusterCount('keepErased', options.keepErased);
   return withImageFile(path, 'inspect', async (device, notices) => {
-    const session = await beginSession(device, options);
-    requireSound(session.walked);
-    const surplus = await releaseSurplus(session.image, session.walked, {
-      dropPreallocation: options.dropPreallocation ?? false,
-      write: false,
-    });
-    const volume = new Volume(session.image, session.walked.clusters);
-    const expected = await forecast(volume, options.keepErased ?? 0);
-    const figures = planFigures(session, expected, surplus);
-    const { live, total } = figures.clusters;
-    const { junkClusters } = expected.goal;
-    const keepErased = options.keepErased ?? 0;
-    if (junkClusters === 0)
-      notices.push(...littleToReclaim(keepErased, figures.lengthBefore, figures.lengthAfter, live, total));
-    notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters));
-    options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
-    return { ...figures, path, notices };
+    const figures = await planDevice(device, options);
+    return { ...figures, path, notices: [...notices, ...figures.notices] };
   });
+}
+
+/** The same on any block device. */
+export async function planDevice(device: BlockDevice, options: PlanOptions = {}): Promise<PlanResult> {
+  const keepErased = options.keepErased ?? 0;
+  const session = await beginSession(device, options);
+  requireSound(session.walked);
+  const surplus = await releaseSurplus(session.image, session.walked, {
+    dropPreallocation: options.dropPreallocation ?? false,
+    write: false,
+  });
+  const volume = new Volume(session.image, session.walked.clusters);
+  const expected = await forecast(volume, keepErased, DEFAULT_ROUND_BYTES);
+  const figures = planFigures(session, expected, surplus);
+  const { live, total } = figures.clusters;
+  const { junkClusters } = expected.goal;
+  const notices: string[] = [];
+  if (junkClusters === 0)
+    notices.push(...littleToReclaim(keepErased, figures.lengthBefore, figures.lengthAfter, live, total));
+  notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters));
+  options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
+  return { ...figures, notices };
 }
 
 export function planFigures(

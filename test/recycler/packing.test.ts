@@ -6,7 +6,7 @@ import { type PackingLimits, packExtents } from '../../src/recycler/packing.js';
 function extentsOf(...ranges: [offset: number, end: number, paths?: number][]): Extents {
   return new Extents({
     offsets: Float64Array.from(ranges, ([offset]) => offset),
-    lengths: Float64Array.from(ranges, ([offset, end]) => end - offset),
+    lengths: Uint32Array.from(ranges, ([offset, end]) => end - offset),
     slots: Float64Array.from(ranges, (_, i) => 8 * i),
     paths: Uint32Array.from(ranges, ([, , paths]) => paths ?? 1),
   });

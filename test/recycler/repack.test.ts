@@ -16,10 +16,10 @@ test('where the refcount table has hardly an entry left, little steps aside at a
   const { bytesToCopy, bytesMoved } = await compactDevice(device, { runtimeAsserts: true });
   const after = inspect(device.bytes());
   expect(after).toMatchObject({ corruptions: [], leaks: 0 });
-  // Each window that is cleared may take overlapping extents apart, and a sector is a cluster here.
-  expect(after.clusterCount).toBeLessThan(minimalClusterCount(bytes) + 10);
+  expect(after.clusterCount).toBe(minimalClusterCount(bytes));
   expect(after.clusterCount).toBeLessThan(inspect(bytes).clusterCount - 10);
   expect(compareGuestView(guestView(bytes), device.bytes())).toBeNull();
-  expect(bytesMoved).toBeGreaterThan(0);
-  expect(bytesToCopy).toBeLessThanOrEqual(bytes.length);
+  // What steps aside is copied twice, in steps that are smaller than was thought.
+  expect(bytesMoved).toBeGreaterThan(bytesToCopy / 2);
+  expect(bytesMoved).toBeLessThan(bytesToCopy * 1.5);
 });
