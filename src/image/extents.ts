@@ -36,7 +36,11 @@ export class Extents {
     const order = new Uint32Array(found.slots.length).map((_, i) => i);
     const isSame = (a: number, b: number) =>
       found.offsets[a] === found.offsets[b] && found.lengths[a] === found.lengths[b];
-    order.sort((a, b) => found.offsets[a]! - found.offsets[b]! || found.lengths[a]! - found.lengths[b]!);
+    const compare = (a: number, b: number) =>
+      found.offsets[a]! - found.offsets[b]! || found.lengths[a]! - found.lengths[b]!;
+    // As QEMU writes them: a sort takes as much memory again.
+    const isSorted = order.every((_, i) => i === 0 || compare(i - 1, i) <= 0);
+    if (!isSorted) order.sort(compare);
     let count = 0;
     for (let i = 0; i < order.length; i++) if (i === 0 || !isSame(order[i - 1]!, order[i]!)) count++;
     this.slots = new Float64Array(order.length);
@@ -63,6 +67,17 @@ export class Extents {
 
   get count(): number {
     return this.offsets.length;
+  }
+
+  /** Sectors that extents touch, each once. */
+  get sectors(): number {
+    let bytes = 0;
+    let reach = 0;
+    for (let extent = 0; extent < this.count; extent++) {
+      bytes += Math.max(0, this.end(extent) - Math.max(reach, this.sectorStart(extent)));
+      reach = Math.max(reach, this.end(extent));
+    }
+    return bytes / SECTOR;
   }
 
   /** Start of the first sector that the extent touches. */

@@ -121,27 +121,28 @@ export class ChainSearch {
   }
 
   /**
-   * Neighbours in one of the last chains behind `after` that leave at most `rest` of `sectors`, what is there twice
+   * Neighbours in one of the last chains behind `after`, or in that one behind its beginning, that leave at most `rest` of `sectors`, what is there twice
    * then included; null where there are none.
    */
   piece(sectors: number, rest: number, after: number): Piece | null {
     const chains = this.#chains;
-    if (!chains.canCut) return null;
+    if (!chains.canCut || rest === 0) return null;
     let ends = 0;
-    for (let chain = chains.tail; chain >= 0 && chain !== after; chain = chains.previous[chain]!) {
-      const from = chains.first[chain]!;
+    for (let chain = chains.tail; chain >= 0; chain = chains.previous[chain]!) {
+      const from = chains.first[chain]! + (chain === after ? 1 : 0);
       let first = chains.end[chain]! - 1;
       for (let end = chains.end[chain]!; end > from; end--) {
         if (ends++ === ENDS_OF_PIECES) return null;
         first = Math.min(first, end - 1);
         while (first > from && chains.span(first - 1, end) <= sectors) first--;
         const length = chains.span(first, end);
-        const cutBefore = first > from ? 1 : 0;
+        const cutBefore = first > chains.first[chain]! ? 1 : 0;
         const cutAfter = end < chains.end[chain]! ? 1 : 0;
         const cuts = cutBefore + cutAfter;
         if (length <= sectors && sectors - length + cuts <= rest)
           return { chain, first, end, sectors: length, cuts };
       }
+      if (chain === after) break;
     }
     return null;
   }

@@ -17,8 +17,6 @@ export class Chains {
   /** The row of those not taken: -1 at its ends. */
   readonly next: Int32Array;
   readonly previous: Int32Array;
-  /** Sectors that extents touch, each once. */
-  readonly total: number;
   /** No extent lies within another and neighbours share one sector at most, so that any chain can be cut. */
   readonly canCut: boolean;
   head: number;
@@ -45,7 +43,6 @@ export class Chains {
     this.previous = new Int32Array(capacity);
     reach = -1;
     let chain = -1;
-    let total = 0;
     for (let i = 0; i < extents.count; i++) {
       if (extents.offsets[i]! >= reach) this.first[++chain] = i;
       reach = Math.max(reach, extents.end(i));
@@ -55,9 +52,7 @@ export class Chains {
     for (let i = 0; i < count; i++) {
       this.previous[i] = i - 1;
       this.next[i] = i + 1 < count ? i + 1 : -1;
-      total += this.sectors[i]!;
     }
-    this.total = total;
     this.#count = count;
     this.head = count > 0 ? 0 : -1;
     this.tail = count - 1;

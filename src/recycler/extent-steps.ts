@@ -8,13 +8,13 @@ import type { Extents } from '../image/extents.js';
 import { type ExtentMoves, piecesOf } from './extent-pieces.js';
 
 /** A round has this many bytes at most, whatever is allowed: what bounds its memory. */
-const MOST_BYTES = 64 << 20;
+export const MOST_BYTES = 64 << 20;
 /** What steps aside at a time is this part of all, or little. */
 const ASIDE_SHARE = 8;
 const SMALL_BYTES = 1 << 20;
 /** A round of less than this part of what is left is small; so many of them are better than copying twice. */
 const SMALL_SHARE = 32;
-const SMALL_ROUNDS = 32;
+const SMALL_ROUNDS = 16;
 /** An extent touches three clusters at most. */
 const LEAST_CLUSTERS = 4;
 
@@ -100,17 +100,17 @@ export class ExtentSteps {
     if (!isAside) this.#next += moving.length;
   }
 
-  /** Takes all steps, in thought, and answers the bytes that they copy. */
-  countBytes(roundBytes: number): number {
+  /** Takes all steps, in thought: how many there are, and the bytes that they copy. */
+  count(roundBytes: number): { rounds: number; bytes: number } {
     let bytes = 0;
     const moves: Omit<ExtentMoves, 'moving'> = {
       extents: this.#extents,
       from: this.#extents.offsets,
       to: this.#targets,
     };
-    for (;;) {
+    for (let rounds = 0; ; rounds++) {
       const step = this.next(roundBytes);
-      if (step === null) return bytes;
+      if (step === null) return { rounds, bytes };
       // Where they lie meanwhile makes no difference to what is copied.
       for (const { lengthBytes } of piecesOf({ ...moves, moving: step.moving })) bytes += lengthBytes;
       this.taken(step);
@@ -139,7 +139,9 @@ export class ExtentSteps {
     const found = new Set<number>();
     let bytes = 0;
     let seen = 0;
-    for (let at = end; at < this.#order.length && bytes < mostBytes && seen < MOST_BYTES; at++) {
+    for (let at = end; at < this.#order.length && seen < MOST_BYTES; at++) {
+      // What is in the way of the first has to go.
+      if (at > end && bytes >= mostBytes) break;
       seen += this.#extents.lengths[this.#order[at]!]!;
       for (const extent of this.#allAt(this.#order[at]!)) {
         if (this.#positions[extent]! < (all ? end : at) || found.has(extent)) continue;
@@ -209,7 +211,13 @@ function orderOf({ count, offsets, lengths }: Extents, targets: Float64Array): U
     else if (targets[i]! < offsets[i]!) downs[d++] = i;
   }
   if (isUpFirst) ups.reverse();
-  else ups.sort((a, b) => targets[a]! - targets[b]!);
-  downs.sort((a, b) => targets[a]! - targets[b]!);
+  else sortBy(targets, ups);
+  sortBy(targets, downs);
   return order;
+}
+
+/** Often they are in order; a sort takes as much memory again. */
+function sortBy(targets: Float64Array, extents: Uint32Array): void {
+  const isSorted = extents.every((extent, i) => i === 0 || targets[extents[i - 1]!]! <= targets[extent]!);
+  if (!isSorted) extents.sort((a, b) => targets[a]! - targets[b]!);
 }

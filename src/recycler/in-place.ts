@@ -18,6 +18,11 @@ export interface Stretch {
   isWall: (cluster: number) => boolean;
   /** What may step aside for the whole time that the others close up. */
   asideBytes: number;
+  /**
+   * Where the first chain finds no better than to close up, all behind it do, after the first of them have stepped
+   * aside: better where most would, by so little that each were copied over itself.
+   */
+  closesUpAtOnce: boolean;
 }
 
 /** What closes up by less than this part of its length would be copied over itself: the first of it steps aside. */
@@ -64,7 +69,7 @@ class InPlacePacking {
     this.#search = new ChainSearch(this.#chains);
     this.#targets = new Float64Array(extents.count);
     this.#at = firstCluster * this.#perCluster;
-    this.#left = this.#chains.total;
+    this.#left = extents.sectors;
     // Not more than a cluster, so that what is left of a gap holds no whole one.
     this.#spareSectors = Math.min(clusters * this.#perCluster - this.#left, this.#perCluster - 1);
     this.#spareClusters = endCluster - firstCluster - clusters;
@@ -75,7 +80,7 @@ class InPlacePacking {
     for (let chain = chains.head; chain >= 0; chain = chains.next[chain]!) {
       const start = chains.startSector(chain);
       if (this.#bridge(chain, start)) this.#at = start;
-      else if (this.#copiesOverItself(chain, start)) {
+      else if (this.#closesUp(chain, start)) {
         this.#closeUp(chain);
         return this.#targets;
       }
@@ -225,8 +230,10 @@ class InPlacePacking {
     return first > chains.first[chain]! ? chains.cut(chain, first) : chain;
   }
 
-  #copiesOverItself(chain: number, start: number): boolean {
+  /** Whether all from `chain` on close up. */
+  #closesUp(chain: number, start: number): boolean {
     const sectors = this.#chains.sectors[chain]!;
+    if (this.#stretch.closesUpAtOnce) return this.#left > SMALL_SECTORS;
     return sectors > SMALL_SECTORS && (start - this.#at) * CLOSE_SHARE < sectors;
   }
 

@@ -7,7 +7,7 @@ import { greatestCount } from '../format/refcounts.js';
 import { type Extents, clusterOf, collectExtents, lastClusterOf } from '../image/extents.js';
 import { Kind } from '../image/host-clusters.js';
 import { State } from './cluster-map.js';
-import { ExtentSteps } from './extent-steps.js';
+import { ExtentSteps, MOST_BYTES } from './extent-steps.js';
 import { type Goal, goalFor } from './goal.js';
 import { packInPlace } from './in-place.js';
 import { packByClusters, packExtents } from './packing.js';
@@ -40,7 +40,7 @@ export async function planRepack(
   const extents = await collectExtents(volume.image, volume.clusters);
   if (extents === null) return null;
   const containers = new Containers(volume);
-  const { clusters, pack } = closest(volume, extents);
+  const { clusters, isLeast, pack } = closest(volume, extents);
   const savedClusters = containers.count - clusters;
   const goal = goalFor(volume, keepErased, savedClusters);
   const stays = savedClusters === 0 && containers.last < goal.moveLimit;
@@ -49,24 +49,43 @@ export async function planRepack(
   const last = goal.moveLimit - clusters;
   if (last < 1) return null;
   const first = Math.min(containers.first, last);
-  const inPlace = () =>
+  const inPlace = (closesUpAtOnce: boolean) =>
     packInPlace(extents, {
+      closesUpAtOnce,
       clusterBytes: volume.clusterBytes,
       firstCluster: first,
       endCluster: goal.moveLimit,
       clusters,
       isWall: (cluster) => isWall(volume, goal, cluster),
-      asideBytes: Math.min(roundBytes / 4, roomAtTheEnd(volume) / 2),
+      asideBytes: Math.min(roundBytes / 4, MOST_BYTES / 2, roomAtTheEnd(volume) / 2),
     });
   // Where they begin now; or where tables find no room then, at the end, with all the room before them.
-  const ways = [inPlace, () => pack(first), () => pack(last)];
-  for (const [i, targets] of ways.entries()) {
-    const layout = new Layout(volume, extents, targets(), goal);
-    if (layout.clusters > clusters || layout.isTooFull) continue;
-    if (i + 1 < ways.length && !tablesHaveRoom(volume, goal, () => layout.containers())) continue;
-    return layout.plan(savedClusters, roundBytes);
+  // Where narrow refcounts hide the least there is, another order could be better yet to the next run.
+  const placing = isLeast ? [() => inPlace(false), () => inPlace(true)] : [];
+  const ways = [placing, [() => pack(first)], [() => pack(last)]];
+  for (const [i, alike] of ways.entries()) {
+    let best: Candidate | null = null;
+    for (const way of alike) {
+      const layout = new Layout(volume, extents, way(), goal);
+      if (layout.clusters > clusters || layout.isTooFull) continue;
+      if (i + 1 < ways.length && !tablesHaveRoom(volume, goal, () => layout.containers())) continue;
+      const candidate = layout.plan(savedClusters, roundBytes);
+      if (best === null || candidate.cost < best.cost) best = candidate;
+      if (candidate.plan.bytesToCopy <= LITTLE_BYTES) break;
+    }
+    if (best !== null) return best.plan;
   }
   return null;
+}
+
+/** So little that it is not worth looking for a cheaper way. */
+const LITTLE_BYTES = 1 << 20;
+/** What the two barriers of a round take, in bytes that could have been copied. */
+const ROUND_BYTES = 1 << 20;
+
+interface Candidate {
+  plan: RepackPlan;
+  cost: number;
 }
 
 /** Bytes behind the end of the file for which the refcount table has entries. */
@@ -103,9 +122,10 @@ function closest({ image, clusterBytes }: Volume, extents: Extents) {
   const packed = close(1);
   if (packed === null) throw new Error('more paths lead to a compressed extent than a refcount can hold');
   const { clusters } = byClusters(1);
+  const isLeast = packed.clusters === Math.ceil((extents.sectors * SECTOR) / clusterBytes);
   return packed.clusters <= clusters
-    ? { clusters: packed.clusters, pack: (first: number) => close(first)!.offsets }
-    : { clusters, pack: (first: number) => byClusters(first).offsets };
+    ? { clusters: packed.clusters, isLeast, pack: (first: number) => close(first)!.offsets }
+    : { clusters, isLeast: false, pack: (first: number) => byClusters(first).offsets };
 }
 
 /** Whether something else holds the cluster, or a refcount block that its range lacks will. */
@@ -157,7 +177,7 @@ class Layout {
     for (let at = this.#holds.indexOf(1); at >= 0; at = this.#holds.indexOf(1, at + 1)) yield at;
   }
 
-  plan(savedClusters: number, roundBytes: number): RepackPlan {
+  plan(savedClusters: number, roundBytes: number): Candidate {
     const { map, clusters, clusterBytes, image } = this.#volume;
     const greatest = greatestCount(image.refcounts.order);
     let inTheWay = 0;
@@ -170,8 +190,10 @@ class Layout {
     const extents = this.#extents;
     const targets = this.#targets;
     const grainBytes = isNarrow ? clusterBytes : SECTOR;
-    const steps = new ExtentSteps(extents, targets, clusterBytes, grainBytes);
-    const bytesToCopy = steps.countBytes(roundBytes);
-    return { extents, targets, holds: this.#holds, grainBytes, savedClusters, inTheWay, bytesToCopy };
+    const { rounds, bytes } = new ExtentSteps(extents, targets, clusterBytes, grainBytes).count(roundBytes);
+    const cost = bytes + rounds * ROUND_BYTES + inTheWay * clusterBytes;
+    const bytesToCopy = bytes;
+    const plan = { extents, targets, holds: this.#holds, grainBytes, savedClusters, inTheWay, bytesToCopy };
+    return { plan, cost };
   }
 }
