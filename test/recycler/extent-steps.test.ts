@@ -83,6 +83,16 @@ describe('steps', () => {
     ).toBe(1);
   });
 
+  test('where a cluster cannot hold both, what is yet to leave it goes first', () => {
+    const extents = extentsOf([4096, 4608], [8192, 8704]);
+    const targets = Float64Array.from([512, 4608]);
+    expect(new ExtentSteps(extents, targets, 4096, SECTOR).count(1 << 20)).toEqual({
+      rounds: 1,
+      bytes: 1024,
+    });
+    expect(new ExtentSteps(extents, targets, 4096, 4096).count(1 << 20)).toEqual({ rounds: 2, bytes: 1024 });
+  });
+
   test('any order, in rounds of any size', () => {
     for (let seed = 1; seed <= 200; seed++) {
       const random = new Random(seed);
