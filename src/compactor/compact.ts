@@ -2,8 +2,9 @@
 import type { BlockDevice } from '../device/block-device.js';
 import type { Image } from '../image/image.js';
 import { type Walk, requireSound } from '../image/walk.js';
-import { Compaction, type CompactionReport, DEFAULT_ROUND_BYTES } from '../recycler/compaction.js';
+import { Compaction, type CompactionReport } from '../recycler/compaction.js';
 import { forecast } from '../recycler/forecast.js';
+import { DEFAULT_ROUND_BYTES } from '../recycler/rounds.js';
 import { releaseSurplus } from '../recycler/surplus.js';
 import { goalFor } from '../recycler/goal.js';
 import type { Transfer } from '../recycler/transfer.js';
@@ -48,7 +49,7 @@ export async function compactDevice(
   const startedAt = process.uptime();
   const allocatedBefore = device.allocatedBytes();
   const notices: string[] = [];
-  const unlock = (image: Image) => unlockData(image, options.secret, notices, options.signal);
+  const unlock = (image: Image) => unlockData(image, options.secret, notices);
   const before = options.repair === 'all' ? await repairBefore(device, options, unlock) : null;
   const repaired = before?.result ?? null;
   const session = before?.session ?? (await beginSession(device, options));
@@ -143,14 +144,15 @@ async function carryOut(
     write: options.signal?.aborted !== true,
   });
   const volume = new Volume(session.image, session.walked.clusters, reencryption);
-  const expected = await forecast(volume, keepErased);
+  const roundBytes = options.roundBytes ?? DEFAULT_ROUND_BYTES;
+  const expected = await forecast(volume, keepErased, roundBytes);
   const planned = planFigures(session, expected, surplus);
   announcePlan(planned, options);
   let percent = 0;
   const compaction = new Compaction(volume, {
     keepErased,
     punch,
-    roundBytes: options.roundBytes ?? DEFAULT_ROUND_BYTES,
+    roundBytes,
     runtimeAsserts: options.runtimeAsserts ?? false,
     ...(options.maxMoves === undefined ? {} : { maxMoves: options.maxMoves }),
     stopped: () => options.signal?.aborted ?? false,

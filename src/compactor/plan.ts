@@ -1,6 +1,8 @@
 /** `--dry-run`: the same walk and plan, nothing written. */
+import type { BlockDevice } from '../device/block-device.js';
 import { requireSound } from '../image/walk.js';
 import { type Forecast, forecast } from '../recycler/forecast.js';
+import { DEFAULT_ROUND_BYTES } from '../recycler/rounds.js';
 import { type Surplus, releaseSurplus } from '../recycler/surplus.js';
 import type { Goal } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
@@ -15,32 +17,37 @@ export async function plan(path: string, options: PlanOptions = {}): Promise<Pla
   requireClusterCount('keepErased', options.keepErased);
   requireSecret(options.secret);
   return withImageFile(path, 'inspect', async (device, notices) => {
-    const session = await beginSession(device, options);
-    requireSound(session.walked);
-    const reencryption = await unlockData(session.image, options.secret, notices, options.signal);
-    countPinsOf(session, reencryption !== null);
-    const surplus = await releaseSurplus(session.image, session.walked, {
-      dropPreallocation: options.dropPreallocation ?? false,
-      write: false,
-    });
-    const volume = new Volume(session.image, session.walked.clusters, reencryption);
-    const expected = await forecast(volume, options.keepErased ?? 0);
-    const figures = planFigures(session, expected, surplus);
-    const { live, total } = figures.clusters;
-    const { junkClusters } = expected.goal;
-    const keepErased = options.keepErased ?? 0;
-    if (junkClusters === 0)
-      notices.push(...littleToReclaim(keepErased, figures.lengthBefore, figures.lengthAfter, live, total));
-    // No more holes move than there are, nor more than moves.
-    const holeBytes = Math.min(
-      figures.bytesToCopy,
-      Math.max(0, session.lengthBefore - session.allocatedBefore),
-    );
-    notices.push(...holesToFill(reencryption !== null, holeBytes));
-    notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters, reencryption !== null));
-    options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
-    return { ...figures, path, notices };
+    const figures = await planDevice(device, options);
+    return { ...figures, path, notices: [...notices, ...figures.notices] };
   });
+}
+
+/** The same on any block device. */
+export async function planDevice(device: BlockDevice, options: PlanOptions = {}): Promise<PlanResult> {
+  const keepErased = options.keepErased ?? 0;
+  const notices: string[] = [];
+  const session = await beginSession(device, options);
+  requireSound(session.walked);
+  const reencryption = await unlockData(session.image, options.secret, notices);
+  const hasKey = reencryption !== null;
+  countPinsOf(session, hasKey);
+  const surplus = await releaseSurplus(session.image, session.walked, {
+    dropPreallocation: options.dropPreallocation ?? false,
+    write: false,
+  });
+  const volume = new Volume(session.image, session.walked.clusters, reencryption);
+  const expected = await forecast(volume, keepErased, DEFAULT_ROUND_BYTES);
+  const figures = planFigures(session, expected, surplus);
+  const { live, total } = figures.clusters;
+  const { junkClusters } = expected.goal;
+  if (junkClusters === 0)
+    notices.push(...littleToReclaim(keepErased, figures.lengthBefore, figures.lengthAfter, live, total));
+  // No more holes move than there are, nor more than moves.
+  const holeBytes = Math.max(0, session.lengthBefore - session.allocatedBefore);
+  notices.push(...holesToFill(hasKey, Math.min(figures.bytesToCopy, holeBytes)));
+  notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters, hasKey));
+  options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
+  return { ...figures, notices };
 }
 
 export function planFigures(

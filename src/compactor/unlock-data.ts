@@ -11,7 +11,6 @@ export async function unlockData(
   image: Pick<Image, 'device' | 'encryptionHeader'>,
   secret: Uint8Array | string | undefined,
   notices: string[],
-  signal?: AbortSignal,
 ): Promise<Transfer | null> {
   if (secret === undefined) return null;
   if (image.encryptionHeader === null) {
@@ -22,7 +21,7 @@ export async function unlockData(
   const { unlock } = await import('../luks/unlock.js');
   const bytes = Buffer.from(secret);
   try {
-    return await unlock(image.device, image.encryptionHeader, bytes, signal);
+    return await unlock(image.device, image.encryptionHeader, bytes);
   } finally {
     bytes.fill(0);
   }

@@ -5,7 +5,13 @@
 import { QcowError, hex } from '../errors.js';
 import { type BlockDevice, SECTOR } from '../device/block-device.js';
 import { entryOffset, refcountTableReservedBits } from '../format/entries.js';
-import { countsPerBlock, countsPerSector, decodeCounts, encodeCounts } from '../format/refcounts.js';
+import {
+  countsPerBlock,
+  countsPerSector,
+  decodeCounts,
+  encodeCounts,
+  greatestCount,
+} from '../format/refcounts.js';
 import { clear, isZero, swapHalves, viewOf, writeWord } from '../format/words.js';
 import type { Header } from '../format/header.js';
 
@@ -36,6 +42,7 @@ export class Refcounts {
   #counts: Uint32Array;
   #clusterCount: number;
   readonly #perSector: number;
+  readonly #greatest: number;
   /** Sectors of counts (numbered through all blocks) that differ from the disk. */
   readonly #dirty = new Set<number>();
   /** Sectors with counts beyond the end of the file: leaks that `qemu-img check` does not see (hazard 3.6). */
@@ -46,6 +53,7 @@ export class Refcounts {
     this.clusterBytes = header.clusterBytes;
     this.perBlock = countsPerBlock(header.clusterBytes, header.refcountOrder);
     this.#perSector = countsPerSector(header.refcountOrder);
+    this.#greatest = greatestCount(header.refcountOrder);
     this.tableOffset = header.refcountTableOffset;
     this.tableClusters = header.refcountTableClusters;
     this.blocks = blocks;
@@ -67,6 +75,8 @@ export class Refcounts {
   set(cluster: number, count: number): void {
     if (this.get(cluster) === count) return;
     if (!this.covers(cluster)) throw new Error(`no refcount block describes cluster ${cluster}`);
+    // Cut to its width it would be lower than the references are (I3).
+    if (count > this.#greatest) throw new Error(`the refcount of cluster ${cluster} cannot be ${count}`);
     this.#counts[cluster] = count;
     this.#dirty.add(Math.floor(cluster / this.#perSector));
   }

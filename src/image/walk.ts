@@ -6,6 +6,7 @@ import { QcowError, hex } from '../errors.js';
 import { HI_COPIED } from '../format/entries.js';
 import { greatestCount } from '../format/refcounts.js';
 import { TWO_32 } from '../format/words.js';
+import { clusterOf, lastClusterOf } from './extents.js';
 import { HostClusters, KIND_NAMES, Kind } from './host-clusters.js';
 import type { Image } from './image.js';
 import { Flag, type ReferenceVisitor, visitReferences } from './references.js';
@@ -114,8 +115,8 @@ export class Census implements ReferenceVisitor {
   extent(slot: number, offset: number, lengthBytes: number, paths: number, flags: number): void {
     const { clusterBytes } = this.#image.header;
     if ((flags & Flag.copied) !== 0) this.#corruption('a compressed cluster has the COPIED flag', slot);
-    const first = Math.floor(offset / clusterBytes);
-    const last = Math.floor((offset + lengthBytes - 1) / clusterBytes);
+    const first = clusterOf(offset, clusterBytes);
+    const last = lastClusterOf(offset, lengthBytes, clusterBytes);
     if (!this.#isDescribed(last + 1, Kind.compressed, offset, slot)) return;
     for (let cluster = first; cluster <= last; cluster++) this.#count(cluster, Kind.compressed, paths, slot);
   }

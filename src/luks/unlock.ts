@@ -20,14 +20,12 @@ export async function unlock(
   device: BlockDevice,
   { offset, lengthBytes }: EncryptionHeader,
   secret: Uint8Array,
-  signal?: AbortSignal,
 ): Promise<Reencryption> {
   const bytes = new Uint8Array(Math.min(LUKS_HEADER_BYTES, lengthBytes));
   await device.read(bytes, offset);
   const header = parseLuksHeader(bytes, lengthBytes);
   const spec = cipherSpec(header);
   for (const slot of header.slots) {
-    signal?.throwIfAborted();
     const material = new Uint8Array(slot.stripes * header.keyBytes);
     await device.read(material, offset + slot.materialAt);
     const key = await tryKeySlot(header, spec, slot, material, secret);
@@ -36,8 +34,6 @@ export async function unlock(
     key.fill(0);
     return new Reencryption(cipher);
   }
-  // Between the slots, and before it is told: a derivation itself cannot be stopped.
-  signal?.throwIfAborted();
   throw wrongSecret(secret, header.slots.length);
 }
 

@@ -4,45 +4,38 @@ import { QcowError, hex } from '../errors.js';
 import { extentOffset, retargetExtent } from '../format/compressed.js';
 import { HI_COMPRESSED } from '../format/entries.js';
 import { viewOf } from '../format/words.js';
-import type { Extents } from '../image/extents.js';
+import { clusterOf, lastClusterOf } from '../image/extents.js';
 import { Kind } from '../image/host-clusters.js';
 import { State } from './cluster-map.js';
+import { type ExtentMoves, PIECE_BYTES, piecesOf } from './extent-pieces.js';
 import { inParallel } from './in-parallel.js';
 import type { Recycler } from './recycler.js';
 import { changedSpans } from './reference-updater.js';
 import type { Volume } from './volume.js';
 
-/** Bytes of one copy, and copies under way. */
-const PIECE_BYTES = 1 << 20;
+/** Copies under way. */
 const WORKERS = 4;
 
-export interface ExtentMove {
-  extent: number;
-  /** Host offset that it gets; at the same place within a sector as before. */
-  destination: number;
-}
-
 /**
- * Moves the extents, ascending by source and by destination, into clusters that are junk, or into sectors of
- * compressed clusters that no extent touches. Their sources are junk afterwards where nothing else is in them.
+ * Moves the extents into clusters that are junk, or into sectors of compressed clusters that no extent touches. Their
+ * sources are junk afterwards where nothing else is in them.
  */
 export async function moveExtents(
   recycler: Recycler,
-  extents: Extents,
-  moves: readonly ExtentMove[],
+  moves: ExtentMoves,
   onCopied: (bytes: number) => void,
 ): Promise<void> {
   const { volume } = recycler;
   const { clusters, map, image } = volume;
-  const arriving = pathsByCluster(volume, extents, moves, ({ destination }) => destination);
-  const leaving = pathsByCluster(volume, extents, moves, ({ extent }) => extents.offsets[extent]!);
+  const arriving = pathsByCluster(volume, moves, moves.to);
+  const leaving = pathsByCluster(volume, moves, moves.from);
   const fresh = [...arriving.keys()].filter((cluster) => map.is(cluster, State.junk));
   map.transition(fresh, State.junk, State.copy);
   try {
     // Raised before anything refers to them (I3); what leaves is counted until barrier B.
     for (const [cluster, paths] of arriving) image.refcounts.set(cluster, clusters.refs[cluster]! + paths);
     await recycler.writeCounts();
-    await copyPieces(volume, extents, moves, onCopied);
+    await copyPieces(volume, moves, onCopied);
   } catch (error) {
     map.transition(fresh, State.copy, State.junk);
     for (const cluster of arriving.keys()) image.refcounts.set(cluster, clusters.refs[cluster]!);
@@ -50,7 +43,7 @@ export async function moveExtents(
   }
   await recycler.flush();
 
-  await rewriteDescriptors(recycler, extents, moves);
+  await rewriteDescriptors(recycler, moves);
   for (const [cluster, paths] of arriving) {
     clusters.refs[cluster]! += paths;
     clusters.setKind(cluster, Kind.compressed);
@@ -66,51 +59,30 @@ export async function moveExtents(
   for (const cluster of leaving.keys()) image.refcounts.set(cluster, clusters.refs[cluster]!);
 }
 
-/** How many paths the extents add to each cluster that they touch at the place that `placeOf` tells. */
+/** How many paths the extents add to each cluster that they touch at these places. */
 function pathsByCluster(
   { clusterBytes }: Volume,
-  extents: Extents,
-  moves: readonly ExtentMove[],
-  placeOf: (move: ExtentMove) => number,
+  { extents, moving }: ExtentMoves,
+  places: Float64Array,
 ): Map<number, number> {
   const paths = new Map<number, number>();
-  for (const move of moves) {
-    const place = placeOf(move);
-    const last = Math.floor((place + extents.lengths[move.extent]! - 1) / clusterBytes);
-    for (let cluster = Math.floor(place / clusterBytes); cluster <= last; cluster++) {
-      paths.set(cluster, (paths.get(cluster) ?? 0) + extents.paths[move.extent]!);
+  for (const extent of moving) {
+    const place = places[extent]!;
+    const last = lastClusterOf(place, extents.lengths[extent]!, clusterBytes);
+    for (let cluster = clusterOf(place, clusterBytes); cluster <= last; cluster++) {
+      paths.set(cluster, (paths.get(cluster) ?? 0) + extents.paths[extent]!);
     }
   }
   return paths;
 }
 
-/**
- * Whole sectors, neighbours in one piece. Where two extents share a sector both copies of it are the same, so
- * that it does not matter which comes last, nor that the one before may be in use already.
- */
 async function copyPieces(
   { device }: Volume,
-  extents: Extents,
-  moves: readonly ExtentMove[],
+  moves: ExtentMoves,
   onCopied: (bytes: number) => void,
 ): Promise<void> {
-  const pieces: { from: number; to: number; lengthBytes: number }[] = [];
-  for (const { extent, destination } of moves) {
-    const from = extents.sectorStart(extent);
-    const to = destination - (destination % SECTOR);
-    const end = extents.end(extent);
-    const last = pieces.at(-1);
-    const joins =
-      last !== undefined &&
-      to - from === last.to - last.from &&
-      from <= last.from + last.lengthBytes &&
-      end - last.from <= PIECE_BYTES;
-    if (joins) last.lengthBytes = Math.max(last.lengthBytes, end - last.from);
-    else pieces.push({ from, to, lengthBytes: end - from });
-  }
-  // An extent is not cut, however long it is.
-  const longest = pieces.reduce((most, { lengthBytes }) => Math.max(most, lengthBytes), 0);
-  await inParallel(pieces, WORKERS, longest, async ({ from, to, lengthBytes }, buffer) => {
+  const longest = Math.max(PIECE_BYTES, moves.extents.longest + SECTOR);
+  await inParallel(piecesOf(moves), WORKERS, longest, async ({ from, to, lengthBytes }, buffer) => {
     const bytes = buffer.subarray(0, lengthBytes);
     await device.read(bytes, from);
     await device.write(bytes, to);
@@ -119,37 +91,53 @@ async function copyPieces(
 }
 
 /** Every descriptor that names a moved extent: the old value verified, the changed sectors written. */
-async function rewriteDescriptors(
-  recycler: Recycler,
-  extents: Extents,
-  moves: readonly ExtentMove[],
-): Promise<void> {
+async function rewriteDescriptors(recycler: Recycler, moves: ExtentMoves): Promise<void> {
+  const { extents, from, to } = moves;
   const { device, clusterBytes, image } = recycler.volume;
   const { clusterBits } = image.header;
-  const changes: { slot: number; move: ExtentMove }[] = [];
-  for (const move of moves) {
-    for (let i = extents.slotsFrom[move.extent]!; i < extents.slotsFrom[move.extent + 1]!; i++) {
-      changes.push({ slot: extents.slots[i]!, move });
-    }
-  }
-  changes.sort((a, b) => a.slot - b.slot);
-  const tableOf = (slot: number) => Math.floor(slot / clusterBytes);
-  for (let first = 0, next = 0; first < changes.length; first = next) {
-    while (next < changes.length && tableOf(changes[next]!.slot) === tableOf(changes[first]!.slot)) next++;
-    const group = changes.slice(first, next);
-    const start = group[0]!.slot - (group[0]!.slot % SECTOR);
-    const bytes = new Uint8Array(Math.ceil((group.at(-1)!.slot + 8 - start) / SECTOR) * SECTOR);
+  const { slots, owners } = slotsOf(moves);
+  const tableOf = (at: number) => Math.floor(extents.slots[slots[at]!]! / clusterBytes);
+  for (let first = 0, next = 0; first < slots.length; first = next) {
+    while (next < slots.length && tableOf(next) === tableOf(first)) next++;
+    const positions = [...slots.subarray(first, next)].map((slot) => extents.slots[slot]!);
+    const start = positions[0]! - (positions[0]! % SECTOR);
+    const bytes = new Uint8Array(Math.ceil((positions.at(-1)! + 8 - start) / SECTOR) * SECTOR);
     await device.read(bytes, start);
     const view = viewOf(bytes);
-    for (const { slot, move } of group) {
-      requireDescriptor(view, slot - start, slot, extents.offsets[move.extent]!, clusterBits);
-      retargetExtent(view, slot - start, move.destination, clusterBits);
+    for (const [i, slot] of positions.entries()) {
+      const extent = owners(slots[first + i]!);
+      requireDescriptor(view, slot - start, slot, from[extent]!, clusterBits);
+      retargetExtent(view, slot - start, to[extent]!, clusterBits);
     }
-    for (const [from, to] of changedSpans(group.map(({ slot }) => slot - start))) {
-      await recycler.writeReferences(bytes.subarray(from, to), start + from);
+    for (const [begin, end] of changedSpans(positions.map((slot) => slot - start))) {
+      await recycler.writeReferences(bytes.subarray(begin, end), start + begin);
     }
-    recycler.referencesUpdated += group.length;
+    recycler.referencesUpdated += positions.length;
   }
+}
+
+/** Indices of the slots of all that move, in the order in which they lie in the file, and whose each of them is. */
+function slotsOf({ extents, moving }: ExtentMoves) {
+  const { slotsFrom } = extents;
+  let count = 0;
+  for (const extent of moving) count += slotsFrom[extent + 1]! - slotsFrom[extent]!;
+  const slots = new Uint32Array(count);
+  let length = 0;
+  for (const extent of moving) {
+    for (let slot = slotsFrom[extent]!; slot < slotsFrom[extent + 1]!; slot++) slots[length++] = slot;
+  }
+  slots.sort((a, b) => extents.slots[a]! - extents.slots[b]!);
+  const owners = (slot: number) => {
+    let low = 0;
+    let high = moving.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >>> 1;
+      if (slotsFrom[moving[middle]!]! <= slot) low = middle;
+      else high = middle - 1;
+    }
+    return moving[low]!;
+  };
+  return { slots, owners };
 }
 
 function requireDescriptor(

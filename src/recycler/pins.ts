@@ -50,11 +50,6 @@ export class Pins {
     return this.#pinned[cluster] === 1;
   }
 
-  /** Whether one of [first, end) is pinned. */
-  anyIn(first: number, end: number): boolean {
-    return this.#pinned.subarray(first, end).includes(1);
-  }
-
   /** Ascending. */
   *clusters(): Iterable<number> {
     for (let at = this.#pinned.indexOf(1); at >= 0; at = this.#pinned.indexOf(1, at + 1)) yield at;

@@ -59,6 +59,10 @@ export interface Board {
   extendBy: number;
   /** Clusters that found no place to step aside to. */
   lacks: number;
+  /** Clusters that hold compressed extents: they stay (repack.ts). */
+  containers: () => Iterable<number>;
+  /** Tables lie beyond the limit, and not even all of them side by side find a place below it. */
+  crowded: boolean;
   /** Clusters of the tables that find no place nearer to the front, since pinned clusters leave none. */
   stuck: number;
 }
@@ -169,15 +173,48 @@ function select(from: number, end: number, wanted: (cluster: number) => boolean)
   return selected;
 }
 
-function setUp(volume: Volume, goal: Goal): Board {
+/**
+ * Whether all tables of several clusters find places below the limit once compressed extents are in `containers` and
+ * nowhere else; a table that lies there now has to leave.
+ */
+export function tablesHaveRoom(volume: Volume, goal: Goal, containers: () => Iterable<number>): boolean {
+  const board = setUp(volume, goal, containers);
+  const isTaken = new Uint8Array(board.marks.length);
+  for (const cluster of containers()) isTaken[cluster] = 1;
+  let outside = board.marks.length;
+  for (const run of board.runs) {
+    if (!isTaken.subarray(run.first, run.first + run.count).includes(1)) continue;
+    run.first = outside;
+    outside += run.count;
+  }
+  planRuns(board);
+  return !board.crowded;
+}
+
+function setUp(
+  volume: Volume,
+  goal: Goal,
+  containers: () => Iterable<number> = () => volume.clusters.ofKind(Kind.compressed),
+): Board {
   const marks = new Uint8Array(volume.map.clusterCount);
   const runs = volume.runs().filter(({ count }) => count > 1);
   for (const { first, count } of runs) marks.fill(Mark.fixed, first, first + count);
   marks[0] = Mark.fixed;
-  // Compressed extents have been packed by now: what holds them stays (repack.ts).
-  for (const cluster of volume.clusters.ofKind(Kind.compressed)) marks[cluster] = Mark.fixed;
+  for (const cluster of containers()) marks[cluster] = Mark.fixed;
   for (const cluster of volume.pins.clusters()) marks[cluster] = Mark.fixed;
-  return { volume, goal, marks, runs, pairs: new Map(), evict: [], extendBy: 0, lacks: 0, stuck: 0 };
+  return {
+    volume,
+    goal,
+    marks,
+    runs,
+    containers,
+    crowded: false,
+    pairs: new Map(),
+    evict: [],
+    extendBy: 0,
+    lacks: 0,
+    stuck: 0,
+  };
 }
 
 /** Blocks beyond the goal are not moved but released, once what they describe has gone. */

@@ -2,6 +2,9 @@
 import { indexIn } from './moves.js';
 import type { Plan } from './planner.js';
 
+/** Most bytes of a round, unless the caller says otherwise. */
+export const DEFAULT_ROUND_BYTES = 256 << 20;
+
 /** What steps aside may go beyond the goal: the file keeps the places of the rounds that are still to come. */
 export function reachOf(destinations: Uint32Array, atLeast: number): number {
   return destinations.reduce((end, cluster) => Math.max(end, cluster + 1), atLeast);

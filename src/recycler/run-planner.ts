@@ -126,6 +126,7 @@ function bringToFront(board: Board): Map<number, number> {
   const ordered = [...board.runs].sort((a, b) => b.count - a.count || a.first - b.first);
   const total = ordered.reduce((sum, run) => sum + run.count, 0);
   const front = frontFor(board, total);
+  board.crowded = front === null || front + total > board.goal.moveLimit;
   if (front === null) return starts;
   const frontEnd = front + total;
   // Equal lengths keep their order, so the places are the same in every plan until all are taken.
@@ -168,10 +169,9 @@ function bringToFront(board: Board): Map<number, number> {
 }
 
 /** Where `length` clusters hold nothing compressed, which cannot step aside: cluster 1, or behind all that. */
-function frontFor({ volume }: Board, length: number): number | null {
-  const { map, clusters } = volume;
+function frontFor({ volume: { map }, containers }: Board, length: number): number | null {
   let front = 1;
-  for (const cluster of clusters.ofKind(Kind.compressed)) {
+  for (const cluster of containers()) {
     if (cluster >= front + length) break;
     front = cluster + 1;
   }

@@ -524,6 +524,22 @@ export const KINDS: Kind[] = [
     happened: shorter,
   },
   {
+    name: 'compressed extents of which the last fill what is dead, clusters of 8 KiB',
+    image: image({ clusterBits: 13, virtualSize: 2 << 20, seed: 6 })
+      .compressRange(0, 60)
+      .layout({ deadBytes: 0.06, newStreams: 0.2, junk: 2 }),
+    options: { roundBytes: 65_536 },
+    happened: shorter,
+  },
+  {
+    name: 'compressed extents, few to a cluster, clusters of 4 KiB with 2-bit refcounts',
+    image: image({ clusterBits: 12, virtualSize: 1 << 20, refcountOrder: 1, seed: 7 })
+      .compressRange(0, 60)
+      .layout({ deadBytes: 0.4, freshSectors: 0.3, newStreams: 0.1, junk: 3 }),
+    options: { roundBytes: 32_768 },
+    happened: shorter,
+  },
+  {
     name: 'L2 tables without an entry, one of them of a snapshot too',
     image: withEmptyTables(),
     happened: (before, after) => emptyTablesOf(before) === 3 && emptyTablesOf(after) === 0,

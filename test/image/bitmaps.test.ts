@@ -100,9 +100,7 @@ describe('opening refuses', () => {
       view.setBigUint64(entry, BigInt(last));
       view.setUint32(entry + 8, 64 * 4);
     }
-    await expect(compactDevice(new MemoryDevice(bytes))).rejects.toThrow(
-      /two bitmap tables overlap/,
-    );
+    await expect(compactDevice(new MemoryDevice(bytes))).rejects.toThrow(/two bitmap tables overlap/);
   });
 });
 

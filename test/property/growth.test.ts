@@ -24,19 +24,29 @@ class PeakDevice extends MemoryDevice {
   }
 }
 
+/** By how many clusters too many the random image grows, in words, or null. */
+async function flawOf(seed: number): Promise<string | null> {
+  const { bytes, description } = randomImage(seed, { clusterBits: 9, maxClusters: 150 });
+  const { clusterCount, clusterSize } = inspect(bytes);
+  const perRound = new Random(seed).pick([1, 4, 16]);
+  const device = new PeakDevice(bytes);
+  await compactDevice(device, { roundBytes: perRound * clusterSize });
+  const grown = Math.ceil(device.peakBytes / clusterSize) - clusterCount;
+  // A table that must stay in one piece goes in one round, however long it is.
+  // Of compressed extents at least one moves, with all that is in its way.
+  const allowed = Math.max(perRound, longestTable(bytes), extentSectors(bytes) > 0 ? 8 : 0);
+  return grown > allowed ? `${grown} clusters longer, not ${allowed} at most: ${description}` : null;
+}
+
 test(`random images grow by a round at most, seeds from ${SEED}, ${COUNT} of them`, async () => {
   const failures: string[] = [];
   for (let seed = SEED; seed < SEED + COUNT; seed++) {
-    const { bytes, description } = randomImage(seed, { clusterBits: 9, maxClusters: 150 });
-    const { clusterCount, clusterSize } = inspect(bytes);
-    const perRound = new Random(seed).pick([1, 4, 16]);
-    const device = new PeakDevice(bytes);
-    await compactDevice(device, { roundBytes: perRound * clusterSize });
-    const grown = Math.ceil(device.peakBytes / clusterSize) - clusterCount;
-    // A table that must stay in one piece goes in one round, however long it is.
-    // Compressed extents fill windows of four clusters at least, and those at both ends reach beyond.
-    const allowed = Math.max(perRound, longestTable(bytes), extentSectors(bytes) > 0 ? 8 : 0);
-    if (grown > allowed) failures.push(`${grown} clusters longer, not ${allowed} at most: ${description}`);
+    const flaw = await flawOf(seed);
+    if (flaw !== null) failures.push(flaw);
   }
   if (failures.length > 0) expect.fail(`${failures.length} of ${COUNT}:\n${failures.slice(0, 5).join('\n')}`);
+});
+
+test.each([5625, 5861])('what steps aside and what comes share one round, seed %i', async (seed) => {
+  expect(await flawOf(seed)).toBeNull();
 });

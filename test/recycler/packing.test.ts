@@ -1,16 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { Extents } from '../../src/image/extents.js';
-import { type PackingLimits, packExtents } from '../../src/recycler/packing.js';
-
-/** Extents by [offset, end] and paths, one descriptor each. */
-function extentsOf(...ranges: [offset: number, end: number, paths?: number][]): Extents {
-  return new Extents({
-    offsets: Float64Array.from(ranges, ([offset]) => offset),
-    lengths: Float64Array.from(ranges, ([offset, end]) => end - offset),
-    slots: Float64Array.from(ranges, (_, i) => 8 * i),
-    paths: Uint32Array.from(ranges, ([, , paths]) => paths ?? 1),
-  });
-}
+import type { Extents } from '../../src/image/extents.js';
+import { type PackingLimits, packByClusters, packExtents } from '../../src/recycler/packing.js';
+import { extentsOf } from './extents-of.js';
 
 function pack(extents: Extents, from: number, limits: Partial<PackingLimits> = {}) {
   const packing = packExtents(extents, extents.offsets.keys(), from, {
@@ -73,6 +64,13 @@ describe('packing', () => {
     });
     expect(pack(extents, 1, { usable: (cluster) => cluster !== 2, endCluster: 3 })).toBeNull();
   });
+});
+
+test('by whole clusters: what is in one stays in one, as it is', () => {
+  const extents = extentsOf([8192, 8704], [9000, 9728], [16_000, 16_896], [17_000, 17_408], [40_960, 41_472]);
+  const { offsets, clusters, endCluster } = packByClusters(extents, 1, 4096);
+  expect([...offsets]).toEqual([4096, 4904, 16_000 - 4096, 17_000 - 4096, 16_384]);
+  expect({ clusters, endCluster }).toEqual({ clusters: 4, endCluster: 5 });
 });
 
 test('extents are in host order, each once, with all descriptors and paths', () => {

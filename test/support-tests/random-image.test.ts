@@ -1,5 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { planDevice } from '../../src/compactor/plan.js';
+import { MemoryDevice } from '../../src/device/memory-device.js';
 import {
   compareGuestView,
   extentSectors,
@@ -149,4 +151,13 @@ test('each feature turns up often', () => {
   };
   expectOften(features, false);
   expectOften(compressionFeatures, true);
+});
+
+test('a snapshot table at the end of the file is there whole, zeroes at its end included', async () => {
+  const overrides = { compressed: true, clean: true, refcountOrder: 6, clusterBits: 9 };
+  const { bytes, description } = randomImage(800980, overrides);
+  const { snapshots, snapshotsOffset, snapshotsLength } = guestView(bytes).layout;
+  expect(snapshots.length, description).toBeGreaterThan(0);
+  expect(snapshotsOffset + snapshotsLength).toBeLessThanOrEqual(bytes.length);
+  expect(await planDevice(new MemoryDevice(bytes))).toMatchObject({ snapshotCount: snapshots.length });
 });

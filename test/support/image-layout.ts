@@ -613,7 +613,8 @@ class Layout {
 
   private fileLength(): number {
     const length = this.image.length;
-    const last = this.units.at(-1);
+    // A gap of no clusters is not where the file ends.
+    const last = this.units.findLast(({ clusters }) => clusters > 0);
     const stream = last?.part instanceof Stream ? last.part : null;
     if (last !== undefined && stream !== null && this.options.compressedTail === true) {
       return last.at * this.clusterSize + stream.liveEnd;
@@ -625,9 +626,11 @@ class Layout {
     if (stream !== null) {
       meaningful = Math.max(1, stream.liveEnd - (last.clusters - 1) * this.clusterSize);
     } else if (last.part === null ? last.refcount > 0 && last.name !== 'leak' : !('content' in last.part)) {
-      // A table: only zeroes may go. The tables' own ends are not looked at, so garbage there stays.
+      // A table: only zeroes may go. The tables' own ends are not looked at, so garbage there stays. Entries whose
+      // length is their own to say must be there whole, zeroes included.
       meaningful = this.clusterSize;
-      while (meaningful > 1 && this.image[length - this.clusterSize + meaningful - 1] === 0) {
+      const mayEndEarly = !/^(snapshot table|bitmap directory)/.test(last.name);
+      while (mayEndEarly && meaningful > 1 && this.image[length - this.clusterSize + meaningful - 1] === 0) {
         meaningful--;
       }
     }
