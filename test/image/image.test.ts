@@ -3,6 +3,7 @@ import { openImage } from '../../src/image/image.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { RecordingDevice } from '../../src/device/recording-device.js';
 import { image } from '../support/image-builder.js';
+import { type ImageLayout, readLayout } from '../support/oracle-layout.js';
 import { opened, withWord } from './opened.js';
 
 describe('opening', () => {
@@ -112,6 +113,21 @@ describe('opening', () => {
     expect(recorder.log).toEqual([]);
     // No number in the file drives what is read.
     expect(recorder.bytesRead).toBeLessThan(10 * bytes.length);
+  });
+
+  test('L1 tables that overlap are refused before they are read once for each snapshot', async () => {
+    const builder = image({ virtualSize: 4096 << 10 }).write(0);
+    for (let index = 0; index < 40; index++) builder.snapshot(`s${index}`);
+    const bytes = builder.build();
+    const view = new DataView(bytes.buffer);
+    const { snapshots, snapshotsOffset } = readLayout(bytes) as ImageLayout;
+    const place = view.getBigUint64(snapshotsOffset + snapshots[0]!.start);
+    for (const { start } of snapshots) view.setBigUint64(snapshotsOffset + start, place);
+    const device = new RecordingDevice(new MemoryDevice(bytes));
+    await expect(openImage(device)).rejects.toThrow(
+      /two L1 tables overlap at 0x[0-9a-f]+ \(snapshot table at/,
+    );
+    expect(device.bytesRead).toBeLessThan(2 * bytes.length);
   });
 
   test('a file so sparse that arrays for its clusters would not fit costs nothing', async () => {
