@@ -24,7 +24,7 @@ export async function plan(path: string, options: PlanOptions = {}): Promise<Pla
     });
     const volume = new Volume(session.image, session.walked.clusters, reencryption);
     const expected = await forecast(volume, options.keepErased ?? 0);
-    const figures = planFigures(session, expected, surplus);
+    const figures = planFigures(session, expected, surplus, volume);
     const { live, total } = figures.clusters;
     const { junkClusters } = expected.goal;
     const keepErased = options.keepErased ?? 0;
@@ -46,6 +46,7 @@ export function planFigures(
     goal: Pick<Goal, 'finalClusters'>;
   },
   surplus: Surplus,
+  volume: Pick<Volume, 'sharesData'>,
 ): PlanResult {
   return {
     ...figures,
@@ -56,6 +57,7 @@ export function planFigures(
     bytesToCopy,
     tablesReleased: surplus.tables,
     preallocationReleased: surplus.preallocated,
+    movesBy: clustersToMove > 0 && volume.sharesData ? 'sharing' : 'copying',
     notices: [],
   };
 }

@@ -46,7 +46,7 @@ export async function flawOf(bytes: Uint8Array, options: Options): Promise<strin
   const minimal = minimalClusterCount(bytes, dropPreallocation === true ? { preallocation: 'dropped' } : {});
   const keepErased = options.keepErased ?? 0;
 
-  const device = new MemoryDevice(bytes);
+  const device = new MemoryDevice(bytes, { canShare: options.punch });
   const progress: Progress[] = [];
   const onProgress = (event: Progress) => progress.push(event);
   const given = { ...secretOf(bytes), ...options };
