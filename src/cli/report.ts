@@ -75,7 +75,7 @@ function planLines(result: PlanResult, colors: Colors): string {
     ...rowOf('empty tables', result.tablesReleased),
     ...rowOf('to give up', result.preallocationReleased),
     ['to move', String(result.clustersToMove)],
-    ['to copy', exactBytes(result.bytesToCopy)],
+    [result.movesBy === 'sharing' ? 'to share' : 'to copy', exactBytes(result.bytesToCopy)],
   ];
   const table = rows.map(([label, value]) => `  ${label.padEnd(14)} ${value}`);
   return [`${lengths(result)} (${gain('would reclaim', result, colors)})`, ...table].join('\n');

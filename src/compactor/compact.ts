@@ -97,6 +97,7 @@ export async function compactDevice(
     excessClusters: report.excess,
     rounds: report.rounds,
     barriers: session.device.barriers + (repaired?.barriers ?? 0),
+    bytesShared: session.device.bytesShared,
     bytesWritten: session.device.bytesWritten + (repaired?.bytesWritten ?? 0),
     allocatedBefore,
     allocatedAfter,
@@ -126,7 +127,12 @@ interface Work {
 function nothingToDo({ figures, lengthBefore }: Session, options: CompactOptions): Work {
   const goal = { finalClusters: figures.clusters.total };
   const forecast = { goal, clustersToMove: 0, bytesToCopy: 0 };
-  const planned = planFigures({ figures, lengthBefore }, forecast, { tables: 0, preallocated: 0 });
+  const planned = planFigures(
+    { figures, lengthBefore },
+    forecast,
+    { tables: 0, preallocated: 0 },
+    { sharesData: false },
+  );
   announcePlan(planned, options);
   const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, leaksLeft: 0, excess: 0 };
   return { planned, report, referencesUpdated: 0, clustersErased: 0, junkClusters: 0 };
@@ -146,7 +152,7 @@ async function carryOut(
   const volume = new Volume(session.image, session.walked.clusters, reencryption);
   const roundBytes = options.roundBytes ?? DEFAULT_ROUND_BYTES;
   const expected = await forecast(volume, keepErased, roundBytes);
-  const planned = planFigures(session, expected, surplus);
+  const planned = planFigures(session, expected, surplus, volume);
   announcePlan(planned, options);
   let percent = 0;
   const compaction = new Compaction(volume, {

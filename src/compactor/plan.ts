@@ -37,7 +37,7 @@ export async function planDevice(device: BlockDevice, options: PlanOptions = {})
   });
   const volume = new Volume(session.image, session.walked.clusters, reencryption);
   const expected = await forecast(volume, keepErased, DEFAULT_ROUND_BYTES);
-  const figures = planFigures(session, expected, surplus);
+  const figures = planFigures(session, expected, surplus, volume);
   const { live, total } = figures.clusters;
   const { junkClusters } = expected.goal;
   if (junkClusters === 0)
@@ -60,6 +60,7 @@ export function planFigures(
     goal: Pick<Goal, 'finalClusters'>;
   },
   surplus: Surplus,
+  volume: Pick<Volume, 'sharesData'>,
 ): PlanResult {
   return {
     ...figures,
@@ -70,6 +71,7 @@ export function planFigures(
     bytesToCopy,
     tablesReleased: surplus.tables,
     preallocationReleased: surplus.preallocated,
+    movesBy: clustersToMove > 0 && volume.sharesData ? 'sharing' : 'copying',
     notices: [],
   };
 }

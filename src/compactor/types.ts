@@ -125,6 +125,8 @@ export interface PlanResult extends ImageFigures {
   tablesReleased: number;
   /** Clusters that are allocated but read as zeroes, and are given up (`dropPreallocation`). */
   preallocationReleased: number;
+  /** How data get to their new places: the host lets two places share blocks (XFS, btrfs), or they are copied. */
+  movesBy: 'sharing' | 'copying';
   /** Things the user should know, one line each: `little to reclaim: ...`, `read-only, not locked`. */
   notices: string[];
 }
@@ -145,6 +147,8 @@ export interface CompactResult extends PlanResult {
   excessClusters: number;
   rounds: number;
   barriers: number;
+  /** Of `bytesMoved`, those that the host's file system let two places share: no byte of them was written. */
+  bytesShared: number;
   /** All bytes written to the file, metadata included. */
   bytesWritten: number;
   /** Bytes the host had allocated for the file. */

@@ -36,6 +36,17 @@ export interface BlockDevice {
   readonly canPunch: boolean;
   /** Deallocates [offset, offset + length): it reads as zeroes afterwards. Rejects where the host cannot. */
   punch(offset: number, lengthBytes: number): Promise<void>;
+  /**
+   * True where `share` may work on this host; decided once, by a probe that changes nothing. Where it then turns out
+   * not to, this becomes false.
+   */
+  readonly canShare: boolean;
+  /**
+   * Lets [to, to + length) have the blocks of [from, from + length), which takes no copying and no room: it reads as
+   * that did at the call. Durable like a write. False where the host cannot do it for these bytes (which are no whole
+   * blocks, or reach beyond the end): then [to, to + length) holds anything.
+   */
+  share(from: number, to: number, lengthBytes: number): Promise<boolean>;
   /** Bytes free on the host's file system, or Infinity where that is not known. */
   freeBytes(): Promise<number>;
   /** Bytes that the host has allocated for the file. */

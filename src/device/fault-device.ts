@@ -7,7 +7,7 @@ import type { BlockDevice } from './block-device.js';
 import { ForwardingDevice } from './forwarding-device.js';
 import { systemError } from './system-error.js';
 
-export type OperationKind = 'read' | 'write' | 'flush' | 'truncate' | 'punch';
+export type OperationKind = 'read' | 'write' | 'flush' | 'truncate' | 'punch' | 'share';
 
 export interface Fault {
   /** Which of the counted operations fails, from 1; undefined only counts. */
@@ -28,6 +28,7 @@ const SYSCALLS: Record<OperationKind, string> = {
   flush: 'fdatasync',
   truncate: 'ftruncate',
   punch: 'fallocate',
+  share: 'ioctl',
 };
 
 export class FaultDevice extends ForwardingDevice {
@@ -64,6 +65,13 @@ export class FaultDevice extends ForwardingDevice {
 
   override punch(offset: number, lengthBytes: number): Promise<void> {
     return this.#fails('punch') ? this.#failure('punch') : this.inner.punch(offset, lengthBytes);
+  }
+
+  override async share(from: number, to: number, lengthBytes: number): Promise<boolean> {
+    if (!this.#fails('share')) return this.inner.share(from, to, lengthBytes);
+    const shared = this.#fault.mode === 'short' ? Math.floor(lengthBytes / 2 / 512) * 512 : 0;
+    if (shared > 0) await this.inner.share(from, to, shared);
+    return this.#failure('share');
   }
 
   #fails(kind: OperationKind): boolean {

@@ -5,8 +5,9 @@
 
 import fs from 'node:fs';
 import type { BlockDevice, ByteRange } from './block-device.js';
-import { canPunch, punchHole, seekData, seekHole } from './host-calls.js';
-import { systemError } from './system-error.js';
+import { canPunch, canShare, punchHole, shareRange } from './block-calls.js';
+import { seekData, seekHole } from './host-calls.js';
+import { errorCode, systemError } from './system-error.js';
 
 type Transfer = (
   fd: number,
@@ -28,6 +29,8 @@ export interface FileCalls {
   seekData: (fd: number, offset: number) => number | null;
   seekHole: (fd: number, offset: number) => number | null;
   punchHole: (fd: number, offset: number, lengthBytes: number) => Promise<void>;
+  canShare: (fd: number, blockBytes: number) => boolean;
+  shareRange: (fd: number, from: number, to: number, lengthBytes: number) => Promise<void>;
 }
 
 export interface FileDeviceOptions {
@@ -44,7 +47,22 @@ const HOST_CALLS: FileCalls = {
   seekData,
   seekHole,
   punchHole,
+  canShare,
+  shareRange,
 };
+
+/** What a host says that does not share blocks, or not these; anything else is a failure. */
+const CANNOT_SHARE = new Set([
+  'EOPNOTSUPP',
+  'ENOTSUP',
+  'EINVAL',
+  'EXDEV',
+  'ENOTTY',
+  'ENOSYS',
+  'EPERM',
+  'ETXTBSY',
+  'EBADF',
+]);
 
 /** Linux moves at most 2 GiB - 4 KiB in one call. */
 const MAX_TRANSFER_BYTES = 1024 * 1024 * 1024;
@@ -61,6 +79,7 @@ export class FileDevice implements BlockDevice {
   readonly #inFlight = new Set<Promise<void>>();
   #lengthBytes: number;
   #canPunch: boolean | undefined;
+  #canShare: boolean | undefined;
   #flushFailure: Error | undefined;
   #closing: Promise<void> | undefined;
 
@@ -84,6 +103,30 @@ export class FileDevice implements BlockDevice {
   get canPunch(): boolean {
     this.#canPunch ??= canPunch(this.#fd, this.#lengthBytes);
     return this.#canPunch;
+  }
+
+  get canShare(): boolean {
+    this.#canShare ??= this.#calls.canShare(this.#fd, this.blockBytes);
+    return this.#canShare;
+  }
+
+  async share(from: number, to: number, lengthBytes: number): Promise<boolean> {
+    if (!this.canShare) return false;
+    const isWhole = [from, to, lengthBytes].every((bytes) => bytes % this.blockBytes === 0);
+    if (!isWhole || from + lengthBytes > this.#lengthBytes) return false;
+    let shared = true;
+    await this.#change('ioctl', async () => {
+      requireOffset(Math.max(from, to), lengthBytes);
+      try {
+        await this.#calls.shareRange(this.#fd, from, to, lengthBytes);
+        this.#lengthBytes = Math.max(this.#lengthBytes, to + lengthBytes);
+      } catch (error) {
+        if (!CANNOT_SHARE.has(errorCode(error) ?? '')) throw error;
+        shared = false;
+      }
+    });
+    this.#canShare = shared;
+    return shared;
   }
 
   read(target: Uint8Array, offset: number): Promise<void> {

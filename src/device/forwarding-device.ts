@@ -40,6 +40,14 @@ export class ForwardingDevice implements BlockDevice {
     return this.inner.punch(offset, lengthBytes);
   }
 
+  get canShare(): boolean {
+    return this.inner.canShare;
+  }
+
+  share(from: number, to: number, lengthBytes: number): Promise<boolean> {
+    return this.inner.share(from, to, lengthBytes);
+  }
+
   dataExtent(offset: number, end: number): ByteRange | null {
     return this.inner.dataExtent(offset, end);
   }

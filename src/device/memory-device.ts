@@ -10,12 +10,15 @@ export interface MemoryDeviceOptions {
   canPunch?: boolean;
   /** Default one sector. */
   blockBytes?: number;
+  /** True: `share` works, for whole blocks within the file. Default false. */
+  canShare?: boolean;
   /** What `freeBytes` answers; default Infinity. */
   freeBytes?: number;
 }
 
 export class MemoryDevice implements BlockDevice {
   readonly canPunch: boolean;
+  readonly canShare: boolean;
   readonly blockBytes: number;
   readonly #freeBytes: number;
   /** Capacity in whole sectors; everything from `#lengthBytes` on is zero. */
@@ -31,6 +34,7 @@ export class MemoryDevice implements BlockDevice {
     this.#allocated = new Uint8Array(sectorCount).fill(1);
     this.#lengthBytes = initial.length;
     this.canPunch = options.canPunch ?? true;
+    this.canShare = options.canShare ?? false;
     this.blockBytes = options.blockBytes ?? SECTOR_BYTES;
     this.#freeBytes = options.freeBytes ?? Infinity;
   }
@@ -99,6 +103,17 @@ export class MemoryDevice implements BlockDevice {
       end === this.#lengthBytes ? Math.ceil(end / SECTOR_BYTES) : Math.floor(end / this.blockBytes) * sectors;
     if (firstWhole < endWhole) this.#allocated.fill(0, firstWhole, endWhole);
     return Promise.resolve();
+  }
+
+  share(from: number, to: number, lengthBytes: number): Promise<boolean> {
+    const isWhole = [from, to, lengthBytes].every((bytes) => bytes % this.blockBytes === 0);
+    if (!this.canShare || !isWhole || from + lengthBytes > this.#lengthBytes) return Promise.resolve(false);
+    this.#reserve(to + lengthBytes);
+    this.#content.copyWithin(to, from, from + lengthBytes);
+    const first = from / SECTOR_BYTES;
+    this.#allocated.copyWithin(to / SECTOR_BYTES, first, first + lengthBytes / SECTOR_BYTES);
+    this.#lengthBytes = Math.max(this.#lengthBytes, to + lengthBytes);
+    return Promise.resolve(true);
   }
 
   freeBytes(): Promise<number> {

@@ -5,7 +5,9 @@ export class MeteredDevice extends ForwardingDevice {
   bytesRead = 0;
   bytesWritten = 0;
   barriers = 0;
-  /** Writes, punches and truncations: 0 means that the file was not touched. */
+  /** By blocks that two places have in common: moved without being written. */
+  bytesShared = 0;
+  /** Writes, punches, truncations and sharing: 0 means that the file was not touched. */
   changes = 0;
   /** The host was asked whether it can punch, and cannot. */
   cannotPunch = false;
@@ -30,6 +32,13 @@ export class MeteredDevice extends ForwardingDevice {
     this.changes++;
     await this.inner.write(source, offset);
     this.bytesWritten += source.length;
+  }
+
+  override async share(from: number, to: number, lengthBytes: number): Promise<boolean> {
+    this.changes++;
+    const shared = await this.inner.share(from, to, lengthBytes);
+    if (shared) this.bytesShared += lengthBytes;
+    return shared;
   }
 
   override async flush(): Promise<void> {

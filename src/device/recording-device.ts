@@ -18,6 +18,7 @@ export class RecordingDevice extends ForwardingDevice {
   bytesRead = 0;
   writes = 0;
   bytesWritten = 0;
+  bytesShared = 0;
   flushes = 0;
 
   readonly #inFlight = new Set<Operation>();
@@ -42,6 +43,19 @@ export class RecordingDevice extends ForwardingDevice {
 
   override punch(offset: number, length: number): Promise<void> {
     return this.#modify({ kind: 'punch', offset, length }, () => this.inner.punch(offset, length));
+  }
+
+  /** Logged as a write of what the source held at the call: what a crash leaves of it is the same. */
+  override async share(from: number, to: number, lengthBytes: number): Promise<boolean> {
+    const bytes = new Uint8Array(lengthBytes);
+    await this.inner.read(bytes, from);
+    let shared = false;
+    const operation: Operation = { kind: 'write', offset: to, bytes };
+    await this.#modify(operation, async () => {
+      shared = await this.inner.share(from, to, lengthBytes);
+    });
+    if (shared) this.bytesShared += lengthBytes;
+    return shared;
   }
 
   override async flush(): Promise<void> {

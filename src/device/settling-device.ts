@@ -25,6 +25,11 @@ export class SettlingDevice extends ForwardingDevice {
     await this.inner.truncate(lengthBytes);
   }
 
+  override async share(from: number, to: number, lengthBytes: number): Promise<boolean> {
+    if (!this.#isSettled) await this.#settle();
+    return this.inner.share(from, to, lengthBytes);
+  }
+
   override async punch(offset: number, lengthBytes: number): Promise<void> {
     if (!this.#isSettled) await this.#settle();
     await this.inner.punch(offset, lengthBytes);

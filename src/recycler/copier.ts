@@ -2,7 +2,7 @@
  * Copies what moves: data as it is, tables with their entries already substituted (design 4.4, "copy").
  * Locks: shared on the source, then exclusive on the destination (C24).
  */
-import { type BlockDevice, SECTOR } from '../device/block-device.js';
+import { type BlockDevice, type ByteRange, SECTOR } from '../device/block-device.js';
 import { Kind } from '../image/host-clusters.js';
 import {
   substituteBitmaps,
@@ -81,17 +81,34 @@ async function copyContents(
   const { clusters, clusterBytes, device } = volume;
   const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
   const pieces = [...moves.extents(perPiece, (source) => clusters.kind(source) === kind)];
-  const stretches = pieces.map(({ source, count }) => ({
+  // What the host shares may be a hole as well, and stays one.
+  const mayShare = transfer === AS_IT_IS && device.canShare;
+  let known: Pick<SourceData, 'within'> | null = null;
+  const findData = () =>
+    transfer.keepsHoles ? new SourceData(device, stretchesOf(pieces, clusterBytes)) : EVERYTHING;
+  // Asked before the first write, where it is known that it will be needed.
+  if (!mayShare) known = findData();
+  const turns = new Turns();
+  await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
+    copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
+      let shared = false;
+      if (mayShare) {
+        await turns.write(async () => {
+          shared = await device.share(from, to, length);
+        });
+      }
+      if (shared) return;
+      known ??= findData();
+      await copyData(device, known, transfer, turns, from, to, buffer.subarray(0, length));
+    }),
+  );
+}
+
+function stretchesOf(pieces: readonly Extent[], clusterBytes: number): ByteRange[] {
+  return pieces.map(({ source, count }) => ({
     start: source * clusterBytes,
     end: (source + count) * clusterBytes,
   }));
-  const data = transfer.keepsHoles ? new SourceData(device, stretches) : EVERYTHING;
-  const turns = new Turns();
-  await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
-    copyExtent(volume, locks, moves, extent, onCopied, (from, to, length) =>
-      copyData(device, data, transfer, turns, from, to, buffer.subarray(0, length)),
-    ),
-  );
 }
 
 /** Copies those moves of `extent` that are still wanted once both locks are held (C25). */

@@ -45,6 +45,12 @@ export class Volume {
     return this.image.device;
   }
 
+  /** Whether the host may let data share blocks with their new places, so that nothing is copied. Asks the host once. */
+  get sharesData(): boolean {
+    const { device, transfer, clusterBytes } = this;
+    return transfer === AS_IT_IS && clusterBytes % device.blockBytes === 0 && device.canShare;
+  }
+
   get clusterBytes(): number {
     return this.image.header.clusterBytes;
   }

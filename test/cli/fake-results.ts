@@ -29,6 +29,7 @@ export function fakePlan(changes: Partial<PlanResult> = {}): PlanResult {
     bytesToCopy: 50790 * 65536,
     tablesReleased: 0,
     preallocationReleased: 0,
+    movesBy: 'copying',
     notices: [],
     ...changes,
   };
@@ -47,6 +48,7 @@ export function fakeCompact(changes: Partial<CompactResult> = {}): CompactResult
     repaired: null,
     rounds: 13,
     barriers: 27,
+    bytesShared: 0,
     bytesWritten: 3.11 * GIB,
     allocatedBefore: 10 * GIB,
     allocatedAfter: 4.2 * GIB,

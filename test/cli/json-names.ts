@@ -16,6 +16,7 @@ export const PLAN_NAMES = [
   'bytesToCopy',
   'tablesReleased',
   'preallocationReleased',
+  'movesBy',
 ];
 const ERASED = ['clustersErased', 'leaksReclaimed', 'bytesWritten', 'seconds'];
 const COMPACT = [
@@ -26,6 +27,7 @@ const COMPACT = [
   'repaired',
   'rounds',
   'barriers',
+  'bytesShared',
   'allocatedBefore',
   'allocatedAfter',
 ];

@@ -19,9 +19,14 @@ describe('a crash in a run on an image with', () => {
     const initial = image.build();
     const run = erase
       ? await recordErasing(initial, erase)
-      : await recordCompaction(initial, options, freeBytes);
+      : await recordCompaction(initial, options, { freeBytes });
     expect(happened(run.initial, run.final)).toBe(true);
     await tally.judge(run, { seed: SEED, subsetsPerWindow: SUBSETS_OF_A_KIND, description: name });
+    if (erase) return;
+    // The same on a host that lets clusters share blocks instead of copying them.
+    const sharing = await recordCompaction(initial, options, { freeBytes, canShare: true });
+    expect(Buffer.compare(sharing.final, run.final)).toBe(0);
+    await tally.judge(sharing, { seed: SEED, subsetsPerWindow: 100, description: `${name}, shared` });
   });
 });
 

@@ -3,7 +3,7 @@ import { compactDevice } from '../../src/compactor/compact.js';
 import type { CompactOptions, CompactResult, EraseOptions } from '../../src/compactor/types.js';
 import { eraseDevice } from '../../src/compactor/erase.js';
 import { secretOf } from '../support/luks.js';
-import { MemoryDevice } from '../../src/device/memory-device.js';
+import { MemoryDevice, type MemoryDeviceOptions } from '../../src/device/memory-device.js';
 import { type Operation, RecordingDevice } from '../../src/device/recording-device.js';
 import { compareGuestView, type GuestView, guestView, inspect } from '../support/oracle.js';
 
@@ -19,9 +19,9 @@ export interface RecordedRun {
 export async function recordCompaction(
   initial: Uint8Array,
   options: Options = {},
-  freeBytes?: number,
+  host: MemoryDeviceOptions = {},
 ): Promise<RecordedRun & { result: CompactResult }> {
-  const memory = new MemoryDevice(initial, { freeBytes });
+  const memory = new MemoryDevice(initial, host);
   const recording = new RecordingDevice(memory);
   const result = await compactDevice(recording, { ...secretOf(initial), ...options });
   return { initial, log: recording.log, final: memory.bytes(), options, result };

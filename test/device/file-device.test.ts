@@ -225,6 +225,76 @@ describe('holes', () => {
   });
 });
 
+describe('sharing blocks', () => {
+  const BLOCKS = new Uint8Array(4 * 65536).map((_, at) => 1 + Math.floor(at / 65536));
+
+  test('a host that says it cannot is not asked again, and nothing is changed', async () => {
+    for (const code of ['EOPNOTSUPP', 'EINVAL', 'EXDEV', 'ENOTTY', 'ENOSYS']) {
+      let asked = 0;
+      const { device, path } = openDevice(BLOCKS, {
+        canShare: () => true,
+        shareRange: () => {
+          asked++;
+          return Promise.reject(systemError(code, 'ioctl'));
+        },
+      });
+      expect(await device.share(0, 65536, 65536)).toBe(false);
+      expect(device.canShare).toBe(false);
+      expect(await device.share(0, 65536, 65536)).toBe(false);
+      expect(asked).toBe(1);
+      expect(fs.readFileSync(path).equals(BLOCKS)).toBe(true);
+    }
+  });
+
+  test('a host that fails at it is an error', async () => {
+    const { device } = openDevice(BLOCKS, {
+      canShare: () => true,
+      shareRange: () => Promise.reject(systemError('ENOSPC', 'ioctl')),
+    });
+    await expect(device.share(0, 65536, 65536)).rejects.toMatchObject({ code: 'ENOSPC', syscall: 'ioctl' });
+  });
+
+  test('what is no whole block, or reaches beyond the end, is left to copying; the next is shared', async () => {
+    const shared: number[][] = [];
+    const { device } = openDevice(BLOCKS, {
+      canShare: () => true,
+      shareRange: (_fd, ...range) => {
+        shared.push(range);
+        return Promise.resolve();
+      },
+    });
+    expect(await device.share(512, 65536, 65536)).toBe(false);
+    expect(await device.share(0, 512, 65536)).toBe(false);
+    expect(await device.share(0, 65536, 512)).toBe(false);
+    expect(await device.share(3 * 65536, 0, 2 * 65536)).toBe(false);
+    expect(await device.share(3 * 65536, 65536, 65536)).toBe(true);
+    expect(shared).toEqual([[3 * 65536, 65536, 65536]]);
+  });
+
+  test('asking whether it can changes nothing, the times included', () => {
+    const { device, path } = openDevice(BLOCKS);
+    const before = fs.statSync(path, { bigint: true });
+    expect(typeof device.canShare).toBe('boolean');
+    const { size, blocks, mtimeNs, ctimeNs } = fs.statSync(path, { bigint: true });
+    expect({ size, blocks, mtimeNs, ctimeNs }).toEqual({
+      size: before.size,
+      blocks: before.blocks,
+      mtimeNs: before.mtimeNs,
+      ctimeNs: before.ctimeNs,
+    });
+  });
+
+  test('after a failed flush nothing is shared', async () => {
+    const { device } = openDevice(BLOCKS, {
+      canShare: () => true,
+      shareRange: () => Promise.resolve(),
+      fdatasync: (_fd, done) => done(systemError('EIO', 'fdatasync')),
+    });
+    await expect(device.flush()).rejects.toMatchObject({ code: 'EIO' });
+    await expect(device.share(0, 65536, 65536)).rejects.toMatchObject({ code: 'EIO' });
+  });
+});
+
 describe('the host and closing', () => {
   test('free space is that of the file system, or Infinity where the path is gone', async () => {
     const { device, path } = openDevice(letters('abc'));

@@ -1,7 +1,8 @@
 import fs from 'node:fs';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { FileDevice } from '../../src/device/file-device.js';
-import { canPunch, hasFileLocks, lockWholeFile, punchHole, seekData } from '../../src/device/host-calls.js';
+import { canPunch, canShare, punchHole } from '../../src/device/block-calls.js';
+import { hasFileLocks, lockWholeFile, seekData } from '../../src/device/host-calls.js';
 import { temporaryPath } from './temporary-directory.js';
 
 vi.mock('node:module', () => ({
@@ -27,6 +28,7 @@ describe('a host that lacks the native modules', () => {
   test('cannot punch holes, and says so', async () => {
     const { fd } = temporaryDescriptor();
     expect(canPunch(fd, 7)).toBe(false);
+    expect(canShare(fd, 4096)).toBe(false);
     await expect(punchHole(fd, 0, 7)).rejects.toMatchObject({ code: 'EOPNOTSUPP', syscall: 'fallocate' });
   });
 

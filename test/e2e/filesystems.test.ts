@@ -9,18 +9,23 @@ import { qemuImg, qemuIo } from '../support/qemu.js';
 import { Random } from '../support/random.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
 import { cli, cliJson, startCli } from './cli.js';
-import { digests, expectMinimal, expectValid, junkClusters, stained } from './images.js';
+import { digests, expectMinimal, expectValid, fileState, junkClusters, stained } from './images.js';
 
 const MIB = 1 << 20;
 const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000);
 
 /** About the smallest that their mkfs takes; `aheadBytes`: what they allocate beyond what is written. */
 const FILE_SYSTEMS = {
-  ext4: { mkfs: ['mkfs.ext4', '-q', '-F'], mib: 64, aheadBytes: MIB / 4 },
+  ext4: { mkfs: ['mkfs.ext4', '-q', '-F'], mib: 64, aheadBytes: MIB / 4, shares: false },
   // A write of 1 MiB into a hole takes 2 MiB; the next one then takes none.
-  xfs: { mkfs: ['mkfs.xfs', '-q', '-f', '-m', 'reflink=1'], mib: 320, aheadBytes: MIB + MIB / 4 },
-  btrfs: { mkfs: ['mkfs.btrfs', '-q', '-f'], mib: 160, aheadBytes: MIB / 4 },
-  tmpfs: { mkfs: null, mib: 64, aheadBytes: MIB / 4 },
+  xfs: {
+    mkfs: ['mkfs.xfs', '-q', '-f', '-m', 'reflink=1'],
+    mib: 320,
+    aheadBytes: MIB + MIB / 4,
+    shares: true,
+  },
+  btrfs: { mkfs: ['mkfs.btrfs', '-q', '-f'], mib: 160, aheadBytes: MIB / 4, shares: true },
+  tmpfs: { mkfs: null, mib: 64, aheadBytes: MIB / 4, shares: false },
 };
 type FileSystem = keyof typeof FILE_SYSTEMS;
 
@@ -167,6 +172,25 @@ describe.each(Object.keys(FILE_SYSTEMS) as FileSystem[])('on %s', (kind) => {
     else expect(allocated(image)).toBeLessThanOrEqual(before.blocks + 65536);
     expect(result.lengthAfter).toBeLessThan(before.size);
   }
+
+  test('data move by blocks that two places share, where the host can do that', async (context) => {
+    const image = makeScattered(path.join(mount(kind, context), 'image.qcow2'), false);
+    const before = digests(image, scratch);
+    const { shares } = FILE_SYSTEMS[kind];
+    const state = fileState(image);
+    const planned = cliJson(['--dry-run', image]).document.images[0]!;
+    expect(planned.movesBy).toBe(shares ? 'sharing' : 'copying');
+    expect(fileState(image)).toEqual(state);
+    const { bytesMoved, bytesShared, bytesWritten, lengthAfter } = await compact(image);
+    expect(lengthAfter).toBe(planned.lengthAfter);
+    expect(bytesMoved).toBeGreaterThan(4 * MIB);
+    // Tables, whose bytes change, are written all the same.
+    if (shares) expect(bytesShared).toBeGreaterThan(0.98 * bytesMoved);
+    else expect(bytesShared).toBe(0);
+    expect(bytesWritten).toBeLessThan((shares ? 0.1 : 1.1) * bytesMoved);
+    expect(digests(image, scratch)).toEqual(before);
+    expectMinimal(image);
+  });
 
   test('--punch gives blocks back, and leaves the guest its data', (context) => {
     const image = makeScattered(path.join(mount(kind, context), 'image.qcow2'), false);

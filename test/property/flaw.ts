@@ -37,7 +37,7 @@ export async function flawOf(bytes: Uint8Array, options: Options): Promise<strin
   const keepErased = options.keepErased ?? 0;
 
   const planned = await planDevice(new MemoryDevice(bytes), { ...secretOf(bytes), ...options });
-  const device = new MemoryDevice(bytes);
+  const device = new MemoryDevice(bytes, { canShare: options.punch });
   const progress: Progress[] = [];
   const onProgress = (event: Progress) => progress.push(event);
   const given = { ...secretOf(bytes), ...options };
