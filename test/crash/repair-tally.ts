@@ -75,9 +75,9 @@ export class RepairTally {
 
 /**
  * The keys and data files of some never existed. A flag of a compressed cluster QEMU only complains about, and over a
- * damaged refcount table it stumbles.
+ * damaged refcount table it stumbles. The header names the directory of bitmaps, which a compaction moves.
  */
 function isForQemu(bytes: Uint8Array, description: string): boolean {
   const hasDataFile = bytes[7] === 3 && (bytes[79]! & 4) !== 0;
-  return bytes[35] === 0 && !hasDataFile && !/compress|refcount table (entry )?at/.test(description);
+  return bytes[35] === 0 && !hasDataFile && !/compress|bitmap |refcount table (entry )?at/.test(description);
 }

@@ -109,7 +109,14 @@ export async function repairFlaw({ sound, bytes }: DamagedImage): Promise<string
 
   const both = new MemoryDevice(bytes);
   const result = await compactDevice(both, { repair: 'all', runtimeAsserts: true });
-  const atOnce = judge.flawOf(both.bytes()) ?? judge.lengthFlawOf(both.bytes());
+  // Leaks of what LUKS encrypts are left: only a repair alone puts these right in place.
+  const leavesLeaks = result.leaksLeft > 0 && result.repaired === null;
+  const atOnce = leavesLeaks
+    ? judge.changeOf(both.bytes())
+    : (judge.flawOf(both.bytes()) ?? judge.lengthFlawOf(both.bytes()));
+  const left = inspect(both.bytes());
+  if (left.corruptions.length > 0 || left.leaks !== result.leaksLeft)
+    return 'the leaks left are not those that were said';
   if (atOnce !== null) return `repaired and compacted at once: ${atOnce}`;
   return result.lengthBefore === bytes.length ? null : 'lengthBefore is not that of the file';
 }
