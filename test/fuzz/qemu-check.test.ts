@@ -13,7 +13,7 @@ import { type Mutant, addNoise, changeFields } from './mutations.js';
 import { ourCheck } from './verdict.js';
 
 const SEED = Number(process.env.SEED ?? 0);
-const COUNT = Number(process.env.COUNT ?? 2_700);
+const COUNT = Number(process.env.COUNT ?? 3_000);
 
 const directory = temporaryDirectory();
 
