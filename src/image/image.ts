@@ -12,7 +12,8 @@ import { requireSupported, requireUnmarked } from '../format/features.js';
 import { type Header, parseExtensions, parseHeader } from '../format/header.js';
 import { countsPerBlock } from '../format/refcounts.js';
 import { MAX_SNAPSHOT_TABLE_BYTES, type SnapshotEntry, parseSnapshotTable } from '../format/snapshots.js';
-import { type RefcountTable, Refcounts, type TableFault, decodeRefcountTable } from './refcounts.js';
+import { type RefcountTable, type TableFault, decodeRefcountTable } from './refcount-table.js';
+import { Refcounts } from './refcounts.js';
 
 /** The directory of the persistent bitmaps and what it holds; the offsets follow the tables when they move. */
 export interface Bitmaps {

@@ -82,7 +82,7 @@ async function copyContents(
   const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
   const pieces = [...moves.extents(perPiece, (source) => clusters.kind(source) === kind)];
   // What the host shares may be a hole as well, and stays one.
-  const mayShare = transfer === AS_IT_IS && device.canShare;
+  const mayShare = volume.mayShare(transfer);
   let known: Pick<SourceData, 'within'> | null = null;
   const findData = () =>
     transfer.keepsHoles ? new SourceData(device, stretchesOf(pieces, clusterBytes)) : EVERYTHING;

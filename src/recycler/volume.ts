@@ -27,9 +27,9 @@ export class Volume {
   readonly pins: Pins;
   /** What data need on their way to another place. */
   readonly transfer: Transfer;
-  /** Snapshots by the offset of their L1 table; made when the first one moves, since there may be 65,536. */
-  #snapshotsAt: Map<number, SnapshotEntry[]> | undefined;
-  /** Likewise, bitmaps by the offset of their table, which no other has. */
+  /** Snapshots by the offset of their L1 table, which no other has; made when the first one moves: there may be 65,536. */
+  #snapshotAt: Map<number, SnapshotEntry> | undefined;
+  /** Likewise, bitmaps by the offset of their table. */
   #bitmapAt: Map<number, BitmapEntry> | undefined;
 
   /** `reencryption`: of an image with LUKS, made of its key. */
@@ -45,10 +45,18 @@ export class Volume {
     return this.image.device;
   }
 
-  /** Whether the host may let data share blocks with their new places, so that nothing is copied. Asks the host once. */
-  get sharesData(): boolean {
-    const { device, transfer, clusterBytes } = this;
+  /**
+   * Whether the host may let what `transfer` carries share blocks with its new place, so that nothing is copied. Asks
+   * the host once.
+   */
+  mayShare(transfer: Transfer): boolean {
+    const { device, clusterBytes } = this;
     return transfer === AS_IT_IS && clusterBytes % device.blockBytes === 0 && device.canShare;
+  }
+
+  /** The same of data. */
+  get sharesData(): boolean {
+    return this.mayShare(this.transfer);
   }
 
   get clusterBytes(): number {
@@ -131,30 +139,28 @@ export class Volume {
     if (bitmaps === null) return;
     if (bitmaps.directory.offset === from) bitmaps.directory.offset = to;
     this.#bitmapAt ??= new Map(bitmaps.entries.map((entry) => [entry.tableOffset, entry]));
-    const entry = this.#bitmapAt.get(from);
-    if (entry === undefined) return;
-    entry.tableOffset = to;
-    this.#bitmapAt.delete(from);
-    this.#bitmapAt.set(to, entry);
+    const entry = rekey(this.#bitmapAt, from, to);
+    if (entry !== undefined) entry.tableOffset = to;
   }
 
   #snapshotTableMoved(from: number, to: number): void {
-    this.#snapshotsAt ??= this.#indexSnapshots();
-    const entries = this.#snapshotsAt.get(from);
-    if (entries === undefined) return;
-    for (const entry of entries) entry.l1Offset = to;
-    this.#snapshotsAt.delete(from);
-    this.#snapshotsAt.set(to, entries);
+    this.#snapshotAt ??= this.#indexSnapshots();
+    const entry = rekey(this.#snapshotAt, from, to);
+    if (entry !== undefined) entry.l1Offset = to;
   }
 
-  #indexSnapshots(): Map<number, SnapshotEntry[]> {
-    const index = new Map<number, SnapshotEntry[]>();
-    for (const entry of this.image.snapshots) {
-      if (entry.l1Entries === 0) continue;
-      const sharing = index.get(entry.l1Offset);
-      if (sharing === undefined) index.set(entry.l1Offset, [entry]);
-      else sharing.push(entry);
-    }
+  #indexSnapshots(): Map<number, SnapshotEntry> {
+    const index = new Map<number, SnapshotEntry>();
+    for (const entry of this.image.snapshots) if (entry.l1Entries > 0) index.set(entry.l1Offset, entry);
     return index;
   }
+}
+
+/** What `index` has at `from` is at `to` from now on. */
+function rekey<Entry>(index: Map<number, Entry>, from: number, to: number): Entry | undefined {
+  const entry = index.get(from);
+  if (entry === undefined) return undefined;
+  index.delete(from);
+  index.set(to, entry);
+  return entry;
 }

@@ -1,8 +1,8 @@
 /** The same promises for images with features that are no part of most images. */
-import { expect, test } from 'vitest';
+import { test } from 'vitest';
 import type { BuiltUnit } from '../support/image-builder.js';
 import { type RandomImageOverrides, randomImage } from '../support/random-image.js';
-import { flawOf, randomOptions } from './flaw.js';
+import { expectNoFlaws } from './flaw.js';
 
 const SEED = Number(process.env.SEED ?? 1_000);
 const COUNT = Number(process.env.COUNT ?? 60);
@@ -70,14 +70,5 @@ const FEATURES: [string, RandomImageOverrides][] = [
 ];
 
 test.each(FEATURES)('random images with %s compact to the least file', async (_, overrides) => {
-  const failures: string[] = [];
-  for (let seed = SEED; seed < SEED + COUNT; seed++) {
-    const { bytes, description } = randomImage(seed, overrides);
-    const options = randomOptions(seed);
-    const flaw = await flawOf(bytes, options).catch((error: unknown) => `threw ${String(error)}`);
-    if (flaw !== null) failures.push(`${flaw}\n  ${JSON.stringify(options)}\n  ${description}`);
-  }
-  if (failures.length > 0) {
-    expect.fail(`${failures.length} of ${COUNT} images:\n${failures.slice(0, 5).join('\n')}`);
-  }
+  await expectNoFlaws(SEED, COUNT, (seed) => ({ image: randomImage(seed, overrides) }));
 });

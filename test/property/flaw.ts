@@ -1,4 +1,5 @@
 /** A compaction and what is wrong with its result: the promises of the engine as one function. */
+import { expect } from 'vitest';
 import { compactDevice } from '../../src/compactor/compact.js';
 import { planDevice } from '../../src/compactor/plan.js';
 import type { CompactOptions, Progress } from '../../src/compactor/types.js';
@@ -12,6 +13,7 @@ import {
 } from '../support/oracle.js';
 import { secretOf } from '../support/luks.js';
 import { hasLongTables } from '../support/oracle-layout.js';
+import type { RandomImage } from '../support/random-image.js';
 import { Random } from '../support/random.js';
 
 export type Options = CompactOptions & { maxMoves?: number };
@@ -78,4 +80,21 @@ export async function flawOf(bytes: Uint8Array, options: Options): Promise<strin
   if (again.outcome !== 'clean') return `the second run is ${again.outcome}, not clean`;
   if (Buffer.compare(device.bytes(), compacted) !== 0) return 'the second run changed the file';
   return null;
+}
+
+/** So many images, one for each seed from `first` on: fails with the first few that have a flaw. */
+export async function expectNoFlaws(
+  first: number,
+  count: number,
+  make: (seed: number) => { image: RandomImage; options?: Options },
+): Promise<void> {
+  const failures: string[] = [];
+  for (let seed = first; seed < first + count; seed++) {
+    const { image, options = randomOptions(seed) } = make(seed);
+    const { bytes, description } = image;
+    const flaw = await flawOf(bytes, options).catch((error: unknown) => `threw ${String(error)}`);
+    if (flaw !== null) failures.push(`${flaw}\n  ${JSON.stringify(options)}\n  ${description}`);
+  }
+  if (failures.length > 0)
+    expect.fail(`${failures.length} of ${count} images:\n${failures.slice(0, 5).join('\n')}`);
 }
