@@ -3,7 +3,7 @@
  * Nothing is written before it has gone through the whole image without a corruption (I6).
  */
 import { QcowError, hex } from '../errors.js';
-import { HI_COPIED } from '../format/entries.js';
+import { HI_COPIED, LO_ZERO } from '../format/entries.js';
 import { greatestCount } from '../format/refcounts.js';
 import { TWO_32 } from '../format/words.js';
 import { clusterOf, lastClusterOf } from './extents.js';
@@ -122,8 +122,8 @@ export class Census implements ReferenceVisitor {
   }
 
   /**
-   * Ordinary: in an active table with one path to it, a standard cluster of the file that nothing has referred
-   * to so far, refcount 1, COPIED set, every other bit 0. Says what `reference` would say of it, which is
+   * Ordinary: nothing, or a cluster that reads as zeroes and has no place; or, in an active table with one path to it,
+   * a standard cluster of the file that nothing has referred to so far, refcount 1, COPIED set, every other bit 0. Says what `reference` would say of it, which is
    * nothing: written out, since this loop is half of what an image that is compact already costs.
    */
   takeOrdinary(halves: Int32Array, from: number, paths: number, active: boolean): number {
@@ -138,13 +138,15 @@ export class Census implements ReferenceVisitor {
     // Neighbours mostly agree in their upper half: `high`, whose first cluster is `base`.
     let high = COPIED_ALONE;
     let base = 0;
+    // What a guest discards is left as such an entry where the version has the flag.
+    const zero = this.#image.header.version >= 3 ? LO_ZERO : 0;
     let zeroes = 0;
     let i = from;
     for (; i < halves.length; i += 2) {
       const hi = halves[i]!;
       const lo = halves[i + 1]!;
       if (hi !== high) {
-        if ((hi | lo) === 0) {
+        if (hi === 0 && (lo | zero) === zero) {
           zeroes++;
           continue;
         }

@@ -17,13 +17,15 @@ import { type Extent, MoveState, type Moves } from './moves.js';
 import type { Run, Volume } from './volume.js';
 import { State } from './cluster-map.js';
 import { EVERYTHING, SourceData } from './source-data.js';
-import { Turns } from './turns.js';
 import { AS_IT_IS, type Transfer } from './transfer.js';
 import { makeHole } from './zeroes.js';
 
-/** Neighbours are copied in pieces of this much; so many are under way as make turns of reads and writes long. */
+/**
+ * Neighbours are copied in pieces of this much. As many at once as Node has threads for: reads of some go on while
+ * others are written, and more buffers would only fall out of the processor's cache (docs/performance.md).
+ */
 const PIECE_BYTES = 1 << 20;
-const WORKERS = 16;
+const WORKERS = 4;
 
 export type OnCopied = (bytes: number) => void;
 
@@ -88,18 +90,11 @@ async function copyContents(
     transfer.keepsHoles ? new SourceData(device, stretchesOf(pieces, clusterBytes)) : EVERYTHING;
   // Asked before the first write, where it is known that it will be needed.
   if (!mayShare) known = findData();
-  const turns = new Turns();
   await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
     copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
-      let shared = false;
-      if (mayShare) {
-        await turns.write(async () => {
-          shared = await device.share(from, to, length);
-        });
-      }
-      if (shared) return;
+      if (mayShare && (await device.share(from, to, length))) return;
       known ??= findData();
-      await copyData(device, known, transfer, turns, from, to, buffer.subarray(0, length));
+      await copyData(device, known, transfer, from, to, buffer.subarray(0, length));
     }),
   );
 }
@@ -159,7 +154,6 @@ async function copyData(
   device: BlockDevice,
   data: Pick<SourceData, 'within'>,
   transfer: Transfer,
-  turns: Turns,
   from: number,
   to: number,
   buffer: Uint8Array,
@@ -172,9 +166,9 @@ async function copyData(
     if (extent === null) return;
     const end = Math.min(length, Math.ceil((extent.end - from) / SECTOR) * SECTOR);
     const bytes = buffer.subarray(start, end);
-    await turns.read(() => device.read(bytes, from + start));
+    await device.read(bytes, from + start);
     transfer.transform(bytes, from + start, to + start);
-    await turns.write(() => device.write(bytes, to + start));
+    await device.write(bytes, to + start);
     at = end;
   }
 }
