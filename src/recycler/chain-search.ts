@@ -29,6 +29,8 @@ export class ChainSearch {
   readonly #last = new Int32Array(LONGEST_LISTED + 1).fill(-1);
   readonly #before: Int32Array;
   readonly #length: Uint16Array;
+  /** One bit per length, set where there may be a chain of it that is still asked for: of most lengths there is none. */
+  readonly #listed = new Uint32Array((LONGEST_LISTED >>> 5) + 1);
   #longest = 0;
 
   constructor(chains: Chains) {
@@ -40,9 +42,25 @@ export class ChainSearch {
       if (sectors > LONGEST_LISTED) continue;
       this.#before[chain] = this.#last[sectors]!;
       this.#length[chain] = sectors;
-      this.#last[sectors] = chain;
+      this.#list(chain, sectors);
       this.#longest = Math.max(this.#longest, sectors);
     }
+  }
+
+  #list(chain: number, sectors: number): void {
+    this.#last[sectors] = chain;
+    this.#listed[sectors >>> 5]! |= 1 << (sectors & 31);
+  }
+
+  /** The greatest length up to `sectors` of which there may be a chain; 0 where there is none. */
+  #listedUpTo(sectors: number): number {
+    let word = sectors >>> 5;
+    let bits = this.#listed[word]! & (0xffff_ffff >>> (31 - (sectors & 31)));
+    while (bits === 0) {
+      if (word === 0) return 0;
+      bits = this.#listed[--word]!;
+    }
+    return word * 32 + 31 - Math.clz32(bits);
   }
 
   /** The chain has been taken or cut: it is no answer any more. */
@@ -57,7 +75,7 @@ export class ChainSearch {
       this.#length[chain] = sectors;
       if (this.#last[sectors] === chain) continue;
       this.#before[chain] = this.#last[sectors]!;
-      this.#last[sectors] = chain;
+      this.#list(chain, sectors);
     }
   }
 
@@ -66,13 +84,16 @@ export class ChainSearch {
     const isDead = (chain: number) => chain >= 0 && this.#length[chain] !== sectors;
     while (isDead(this.#last[sectors]!)) this.#last[sectors] = this.#before[this.#last[sectors]!]!;
     let chain = this.#last[sectors]!;
+    // Who asks goes on from chain to chain (those cut off have numbers of their own): none of these is behind a later one.
+    if (chain <= after && after < this.#length.length) this.#listed[sectors >>> 5]! &= ~(1 << (sectors & 31));
     while (chain >= 0 && (chain === but || isDead(chain))) chain = this.#before[chain]!;
     return chain > after ? chain : -1;
   }
 
   /** The longest chain behind `after` of at most `sectors`, or -1. */
   longest(sectors: number, after: number): number {
-    for (let length = Math.min(sectors, this.#longest); length > 0; length--) {
+    let length = this.#listedUpTo(Math.min(sectors, this.#longest));
+    for (; length > 0; length = this.#listedUpTo(length - 1)) {
       const chain = this.#find(length, after);
       if (chain >= 0) return chain;
     }

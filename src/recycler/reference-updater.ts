@@ -11,8 +11,8 @@ import type { RangeLocks } from './locks.js';
 import { MoveState, type Moves } from './moves.js';
 import type { Volume } from './volume.js';
 
-/** Changed sectors nearer than this go out in one write, with what lies between them. */
-const JOIN_BYTES = 16384;
+/** Changed sectors nearer than this go out in one write, with what lies between them: the host writes whole pages. */
+const JOIN_BYTES = 4096;
 
 /** The slots of one referring cluster: stretches [first, end) of the round's slots. */
 interface Group {
