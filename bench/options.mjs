@@ -1,17 +1,24 @@
 /** The command line of the bench. */
 import os from 'node:os';
+import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { CASE_NAMES } from './cases/index.mjs';
+import { FILE_SYSTEM_NAMES } from './file-systems.mjs';
+import { ROOT } from './measure.mjs';
 
-export const CASE_NAMES = ['half', 'tail', 'clean', 'version'];
+const DOCS = path.join(ROOT, 'docs');
 
 const USAGE = `Usage: npm run bench -- [options]
 
-  --dir DIR       work directory, on the file system to measure (default: ${os.tmpdir()})
-  --size SIZE     virtual size of the images, e.g. 256M or 4G (default: 4G)
-  --runs N        timed runs of each side; the median counts (default: 5)
-  --cases A,B     some of ${CASE_NAMES.join(',')} (default: all)
-  --keep-blocks   discarded clusters keep their host blocks (default: they are holes, as with discard=unmap)
-  --json FILE     also write all figures there
+  --dir DIR             work directory, on the file system to measure (default: ${os.tmpdir()})
+  --file-systems A,B    measure on each of ${FILE_SYSTEM_NAMES.join(',')}, made in --dir for the purpose (root only)
+  --size SIZE           virtual size of the images, e.g. 256M or 4G (default: 4G)
+  --runs N              timed runs of each side; the median counts (default: 5)
+  --cases A,B           some of ${CASE_NAMES.join(',')} (default: all)
+  --keep-blocks         discarded clusters keep their host blocks (default: they are holes, as with discard=unmap)
+  --json FILE           also write all figures there
+  --scaling             measure how time and memory grow, and draw the charts of docs/performance.md
+  --charts DIR          where --scaling writes them (default: docs)
   --help`;
 
 const UNITS = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
@@ -23,11 +30,14 @@ export function readOptions(argv) {
       args: argv,
       options: {
         dir: { type: 'string', default: os.tmpdir() },
+        'file-systems': { type: 'string', default: '' },
         size: { type: 'string', default: '4G' },
         runs: { type: 'string', default: '5' },
         cases: { type: 'string', default: CASE_NAMES.join(',') },
         'keep-blocks': { type: 'boolean', default: false },
         json: { type: 'string' },
+        scaling: { type: 'boolean', default: false },
+        charts: { type: 'string', default: DOCS },
         help: { type: 'boolean', default: false },
       },
     });
@@ -35,13 +45,18 @@ export function readOptions(argv) {
       process.stdout.write(`${USAGE}\n`);
       process.exit(0);
     }
+    const fileSystems = parseNames('file system', values['file-systems'], FILE_SYSTEM_NAMES);
+    if (values.scaling && fileSystems.length > 1) throw new Error('--scaling is for one file system');
     return {
       dir: values.dir,
+      fileSystems,
       sizeBytes: parseSize(values.size),
       runs: parseRuns(values.runs),
-      cases: parseCases(values.cases),
+      cases: parseNames('case', values.cases, CASE_NAMES),
       keepBlocks: values['keep-blocks'],
       jsonPath: values.json ?? null,
+      scaling: values.scaling,
+      charts: values.charts,
     };
   } catch (error) {
     process.stderr.write(`bench: ${error.message}\n\n${USAGE}\n`);
@@ -64,9 +79,10 @@ function parseRuns(text) {
   return runs;
 }
 
-function parseCases(text) {
-  const names = text.split(',');
-  const unknown = names.filter((name) => !CASE_NAMES.includes(name));
-  if (unknown.length > 0) throw new Error(`no such case: ${unknown.join(', ')}`);
-  return CASE_NAMES.filter((name) => names.includes(name));
+/** Those of `known` that are named, in its order. */
+function parseNames(what, text, known) {
+  const names = text === '' ? [] : text.split(',');
+  const unknown = names.filter((name) => !known.includes(name));
+  if (unknown.length > 0) throw new Error(`no such ${what}: ${unknown.join(', ')}`);
+  return known.filter((name) => names.includes(name));
 }
