@@ -2,7 +2,7 @@
 import os from 'node:os';
 import { canDropCaches, hasGnuTime, run } from './host.mjs';
 
-export async function describeHost() {
+export async function describeHost({ warm }) {
   return {
     cpu: os.cpus()[0]?.model.trim() ?? 'unknown processor',
     cpus: os.cpus().length,
@@ -10,7 +10,7 @@ export async function describeHost() {
     kernel: os.release(),
     node: process.version,
     qemu: (await run('qemu-img', ['--version'])).split('\n')[0],
-    cache: canDropCaches ? 'cold (caches dropped)' : 'cold for the images (posix_fadvise)',
+    cache: warm ? 'warm' : canDropCaches ? 'cold (caches dropped)' : 'cold for the images (posix_fadvise)',
     peakMemory: hasGnuTime ? 'GNU time' : 'not measured (no /usr/bin/time)',
   };
 }

@@ -15,9 +15,10 @@ export function median(values) {
 }
 
 export class Bench {
-  constructor(workDir, runs, log) {
+  constructor(workDir, { runs, warm }, log) {
     this.workDir = workDir;
     this.runs = runs;
+    this.warm = warm;
     this.log = log;
     this.copy = this.path('copy.qcow2');
     this.tiny = this.path('tiny.qcow2');
@@ -41,8 +42,8 @@ export class Bench {
     await this.makeCold();
   }
 
-  makeCold() {
-    return makeCold(this.workDir, () => this.warmUp());
+  async makeCold() {
+    if (!this.warm) await makeCold(this.workDir, () => this.warmUp());
   }
 
   async timed(command, args) {

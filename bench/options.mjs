@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util';
 import { CASE_NAMES } from './cases/index.mjs';
 import { FILE_SYSTEM_NAMES } from './file-systems.mjs';
 import { ROOT } from './measure.mjs';
+import { SWEEP_NAMES } from './scaling.mjs';
 
 const DOCS = path.join(ROOT, 'docs');
 
@@ -16,10 +17,15 @@ const USAGE = `Usage: npm run bench -- [options]
   --runs N              timed runs of each side; the median counts (default: 5)
   --cases A,B           some of ${CASE_NAMES.join(',')} (default: all)
   --keep-blocks         discarded clusters keep their host blocks (default: they are holes, as with discard=unmap)
+  --warm                leave the caches as they are: to try things out
   --json FILE           also write all figures there
   --scaling             measure how time and memory grow, and draw the charts of docs/performance.md
+  --sweeps A,B          some of ${SWEEP_NAMES.join(',')} (default: all)
   --charts DIR          where --scaling writes them (default: docs)
   --help`;
+
+/** A thirty-second part of it moves in the sparse images, in pieces of 1 MiB. */
+const LEAST_FOR_SCALING = 2 ** 25;
 
 const UNITS = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
 
@@ -36,6 +42,8 @@ export function readOptions(argv) {
         cases: { type: 'string', default: CASE_NAMES.join(',') },
         'keep-blocks': { type: 'boolean', default: false },
         json: { type: 'string' },
+        warm: { type: 'boolean', default: false },
+        sweeps: { type: 'string', default: SWEEP_NAMES.join(',') },
         scaling: { type: 'boolean', default: false },
         charts: { type: 'string', default: DOCS },
         help: { type: 'boolean', default: false },
@@ -47,15 +55,20 @@ export function readOptions(argv) {
     }
     const fileSystems = parseNames('file system', values['file-systems'], FILE_SYSTEM_NAMES);
     if (values.scaling && fileSystems.length > 1) throw new Error('--scaling is for one file system');
+    const sizeBytes = parseSize(values.size);
+    if (values.scaling && sizeBytes < LEAST_FOR_SCALING)
+      throw new Error('--scaling takes a --size of 32M or more');
     return {
       dir: values.dir,
       fileSystems,
-      sizeBytes: parseSize(values.size),
+      sizeBytes,
       runs: parseRuns(values.runs),
       cases: parseNames('case', values.cases, CASE_NAMES),
       keepBlocks: values['keep-blocks'],
       jsonPath: values.json ?? null,
+      warm: values.warm,
       scaling: values.scaling,
+      sweeps: parseNames('sweep', values.sweeps, SWEEP_NAMES),
       charts: values.charts,
     };
   } catch (error) {

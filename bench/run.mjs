@@ -22,7 +22,7 @@ const neededBytes = 5 * options.sizeBytes;
 requirePrograms();
 requireSpace();
 listen();
-const host = await describeHost();
+const host = await describeHost(options);
 log(`${host.cpu}, ${host.cpus} cores; cache ${host.cache}; peak memory: ${host.peakMemory}`);
 
 const results = [];
@@ -48,14 +48,14 @@ async function runIn(workDir) {
   const place = { fileSystem: fileSystemOf(workDir), mountOptions: mountOptionsOf(workDir) };
   warnOf(place);
   const prefix = options.fileSystems.length > 1 ? `${place.fileSystem}: ` : '';
-  const bench = new Bench(workDir, options.runs, (line) => log(`${prefix}${line}`));
+  const bench = new Bench(workDir, options, (line) => log(`${prefix}${line}`));
   await runCases(bench, options, (result) => results.push({ ...place, ...result }));
 }
 
 async function measureScalingIn(workDir) {
   const place = { fileSystem: fileSystemOf(workDir), mountOptions: mountOptionsOf(workDir) };
   warnOf(place);
-  const sweeps = await measureScaling(new Bench(workDir, options.runs, log), options);
+  const sweeps = await measureScaling(new Bench(workDir, options, log), options);
   if (options.jsonPath !== null) writeJson({ host, options, ...place, sweeps });
 }
 

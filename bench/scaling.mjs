@@ -20,51 +20,59 @@ const SNAPSHOT_COUNTS = [0, 10, 20, 40, 80];
 /** Of the disk, what is written anew between the snapshots, however many they are. */
 const WRITTEN_SHARE = 1 / 8;
 
-export async function measureScaling(bench, { sizeBytes, charts }) {
-  const full = bench.path('full.qcow2');
-  bench.log(`making a full image of ${sizeBytes / MIB} MiB`);
-  await makeFullImage(full, sizeBytes);
-  const half = bench.path('half.qcow2');
-  await makeDiscardedImage(full, half, { sizeBytes, count: sizeBytes / PIECE_BYTES / 2 });
-  const disk = `${sizeOf(sizeBytes)} disk`;
-  const sweeps = {
-    moved: {
-      title: `Compacting an image of a ${disk}, by what has to move`,
-      xLabel: 'moved (MiB)',
-      points: await sweep(bench, 'moved', MOVED_SHARES, (image, share) =>
-        makeMoving(full, image, sizeBytes, share),
-      ),
-      xOf: ({ bytesMoved }) => bytesMoved / MIB,
-    },
-    size: {
-      title: `Moving ${sizeOf(MOVED_OF_SPARSE * sizeBytes)}, by the size of the image`,
-      xLabel: 'disk of the guest, all of it described (GiB)',
-      points: await sweep(bench, 'size', SIZES, (image, times) =>
-        makeSparseImage(image, times * sizeBytes, MOVED_OF_SPARSE * sizeBytes),
-      ),
-      xOf: ({ virtualBytes }) => virtualBytes / GIB,
-    },
-    snapshots: {
-      title: `Compacting an image of a ${disk}, by the number of snapshots`,
-      xLabel: 'internal snapshots',
-      points: await sweep(bench, 'snapshots', SNAPSHOT_COUNTS, (image, count) =>
-        makeWithSnapshots(half, image, sizeBytes, count),
-      ),
-      xOf: ({ snapshotCount }) => snapshotCount,
-    },
-  };
-  for (const [name, chart] of Object.entries(sweeps)) {
-    fs.writeFileSync(path.join(charts, `scaling-${name}.svg`), drawn(chart, bench.runs));
+/** Each: what changes, over which values, how the image is made. */
+const SWEEPS = {
+  moved: {
+    title: ({ disk }) => `Compacting an image of a ${disk} disk, by what has to move`,
+    xLabel: 'moved (MiB)',
+    xOf: ({ bytesMoved }) => bytesMoved / MIB,
+    values: MOVED_SHARES,
+    make: makeMoving,
+  },
+  size: {
+    title: ({ moved }) => `Moving ${moved}, by the size of the image`,
+    xLabel: 'disk of the guest, all of it described (GiB)',
+    xOf: ({ virtualBytes }) => virtualBytes / GIB,
+    values: SIZES,
+    make: ({ sizeBytes }, image, times) =>
+      makeSparseImage(image, times * sizeBytes, MOVED_OF_SPARSE * sizeBytes),
+  },
+  snapshots: {
+    title: ({ disk }) => `Compacting an image of a ${disk} disk, by the number of snapshots`,
+    xLabel: 'internal snapshots',
+    xOf: ({ snapshotCount }) => snapshotCount,
+    values: SNAPSHOT_COUNTS,
+    make: makeWithSnapshots,
+  },
+};
+
+export const SWEEP_NAMES = Object.keys(SWEEPS);
+
+/** Draws the charts of the sweeps; their points, by name. */
+export async function measureScaling(bench, { sizeBytes, sweeps, charts }) {
+  const source = { full: bench.path('full.qcow2'), half: bench.path('half.qcow2'), sizeBytes };
+  if (sweeps.some((name) => name !== 'size')) {
+    bench.log(`making a full image of ${sizeBytes / MIB} MiB`);
+    await makeFullImage(source.full, sizeBytes);
+    await makeDiscardedImage(source.full, source.half, { sizeBytes, count: sizeBytes / PIECE_BYTES / 2 });
   }
-  return Object.fromEntries(Object.entries(sweeps).map(([name, { points }]) => [name, points]));
+  const titled = { disk: sizeOf(sizeBytes), moved: sizeOf(MOVED_OF_SPARSE * sizeBytes) };
+  const measured = {};
+  for (const name of sweeps) {
+    const points = await sweep(bench, name, SWEEPS[name], source);
+    measured[name] = points;
+    const chart = drawn(SWEEPS[name], points, titled, bench.runs);
+    fs.writeFileSync(path.join(charts, `scaling-${name}.svg`), chart);
+  }
+  return measured;
 }
 
 /** One image for each value; every run on a fresh copy, cold. */
-async function sweep(bench, name, values, make) {
+async function sweep(bench, name, { values, make }, source) {
   const master = bench.path('master.qcow2');
   const points = [];
   for (const value of values) {
-    await make(master, value);
+    await make(source, master, value);
     const tool = () => bench.compact();
     const samples = await bench.alternate(
       `${name} ${value}`,
@@ -92,18 +100,18 @@ function pointOf(samples) {
 }
 
 /** Where a share d of the pieces is discarded, d (1 - d) of the disk lies beyond the new end. */
-async function makeMoving(full, image, sizeBytes, share) {
+async function makeMoving({ full, sizeBytes }, image, share) {
   const discarded = (1 - Math.sqrt(1 - 4 * share)) / 2;
   const count = Math.round((sizeBytes / PIECE_BYTES) * discarded);
   await makeDiscardedImage(full, image, { sizeBytes, count });
 }
 
-async function makeWithSnapshots(half, image, sizeBytes, count) {
+async function makeWithSnapshots({ half, sizeBytes }, image, count) {
   await run('cp', ['--sparse=auto', '--reflink=auto', half, image]);
   await addSnapshots(image, { sizeBytes, pieces: (sizeBytes / PIECE_BYTES) * WRITTEN_SHARE, count });
 }
 
-function drawn({ title, xLabel, points, xOf }, runs) {
+function drawn({ title, xLabel, xOf }, points, titled, runs) {
   const wall = {
     label: 'wall time (s)',
     values: points.map(({ seconds }) => seconds),
@@ -113,7 +121,7 @@ function drawn({ title, xLabel, points, xOf }, runs) {
   const peak = { label: 'peak memory (MiB)', values: points.map(({ peakBytes }) => peakBytes / MIB) };
   const isKnown = peak.values.every((value) => !Number.isNaN(value));
   return lineChart({
-    title,
+    title: title(titled),
     note: `median of ${runs} runs, cold cache; bars: fastest and slowest`,
     x: { label: xLabel, values: points.map(xOf) },
     panels: [wall, ...(isKnown ? [peak] : [])],
