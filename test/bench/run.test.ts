@@ -1,4 +1,5 @@
 /** The bench measures what it says, and leaves nothing behind. */
+import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
@@ -82,6 +83,21 @@ test.each([
   const run = await bench(args);
   expect(run).toMatchObject({ status: 64, stdout: '' });
   expect(run.stderr).toContain(`bench: ${message}\n`);
+});
+
+test('a signal does not wait for the child that runs', async () => {
+  const module = (name: string) => JSON.stringify(new URL(`../../bench/${name}`, import.meta.url).href);
+  const script = `
+    const { listen } = await import(${module('interrupts.mjs')});
+    const { run } = await import(${module('host.mjs')});
+    listen();
+    setTimeout(() => process.kill(process.pid, 'SIGTERM'), 100);
+    await run('sleep', ['60']).catch((error) => process.stdout.write(error.message));
+  `;
+  const startedAt = Date.now();
+  const child = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' });
+  expect(child.stdout).toBe('interrupted by SIGTERM');
+  expect(Date.now() - startedAt).toBeLessThan(30_000);
 });
 
 const isRoot = process.platform === 'linux' && process.geteuid?.() === 0;
