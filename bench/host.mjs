@@ -112,9 +112,8 @@ export async function makeCold(dir, warmUp) {
   await warmUp();
 }
 
-/** A fresh copy with the same holes, blocks of its own (so no reflink), all of it on the disk. */
+/** A fresh copy with the same holes, and blocks of its own (so no reflink). */
 export async function restore(master, copy) {
   fs.rmSync(copy, { force: true });
   await run('cp', ['--sparse=auto', '--reflink=never', master, copy]);
-  await run('sync', ['-f', copy]);
 }

@@ -36,7 +36,13 @@ export class Bench {
     await run('sh', ['-c', 'true']);
   }
 
-  /** A fresh copy of `master`, nothing of it cached. */
+  /** A fresh copy of `master`, all of it on the disk. */
+  async restore(master) {
+    await restore(master, this.copy);
+    if (!this.warm) await run('sync', ['-f', this.copy]);
+  }
+
+  /** The same, and nothing of it cached. */
   async prepareCold(master) {
     await restore(master, this.copy);
     await this.makeCold();

@@ -17,7 +17,7 @@ const USAGE = `Usage: npm run bench -- [options]
   --runs N              timed runs of each side; the median counts (default: 5)
   --cases A,B           some of ${CASE_NAMES.join(',')} (default: all)
   --keep-blocks         discarded clusters keep their host blocks (default: they are holes, as with discard=unmap)
-  --warm                leave the caches as they are: to try things out
+  --warm                no cold caches and no waiting for the disk before each run: to try things out
   --json FILE           also write all figures there
   --scaling             measure how time and memory grow, and draw the charts of docs/performance.md
   --sweeps A,B          some of ${SWEEP_NAMES.join(',')} (default: all)

@@ -1,7 +1,7 @@
 /** An image that is compact already, against starting Node and reading the metadata. */
 import fs from 'node:fs';
 import path from 'node:path';
-import { restore, run } from '../host.mjs';
+import { run } from '../host.mjs';
 import { against, NODE, peakOf, ROOT, secondsOf } from '../measure.mjs';
 import { metadataStretches } from '../metadata.mjs';
 
@@ -11,7 +11,7 @@ export const SHORT_RUNS = 4;
 
 /** `master` is compacted first. */
 export async function nothingToDo(bench, name, master, { rounds = bench.runs * SHORT_RUNS } = {}) {
-  await restore(master, bench.copy);
+  await bench.restore(master);
   await bench.compact();
   await bench.checkResult(bench.copy);
   const stretches = metadataStretches(bench.copy);

@@ -1,5 +1,4 @@
 /** What little work costs, all warm, against `node -e 0`. */
-import { restore } from '../host.mjs';
 import { against, figuresOf, NODE, peakOf, ROOT, secondsOf, TOOL } from '../measure.mjs';
 import { metadataBytes } from '../metadata.mjs';
 import { engineSources, loadedModules } from '../modules.mjs';
@@ -41,7 +40,7 @@ export async function small(bench, master) {
   };
   const samples = await bench.alternate('small', sides, {
     rounds,
-    prepare: () => restore(master, bench.copy),
+    prepare: () => bench.restore(master),
   });
   return {
     case: 'small',

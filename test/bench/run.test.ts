@@ -19,7 +19,7 @@ const mountsBelow = (path: string): string[] =>
     .split('\n')
     .filter((line) => line.includes(path));
 
-test('every case is measured, judged and written down', async () => {
+test('every case is measured, judged and written down', { timeout: 180_000 }, async () => {
   const dir = emptyDirectory('all');
   const json = directory.path('all.json');
   const run = await bench(['--warm', '--size', '16M', '--runs', '1', '--dir', dir, '--json', json]);
@@ -53,7 +53,8 @@ test('every case is measured, judged and written down', async () => {
   // These hold on every machine.
   const written = verdicts.filter(({ what }) => what.includes('written'));
   expect(written.filter(({ verdict }) => verdict !== 'pass')).toEqual([]);
-  expect(written.length).toBeGreaterThanOrEqual(6);
+  // Where the host shares blocks, there are no more than those of half, clean and metadata.
+  expect(written.length).toBeGreaterThanOrEqual(3);
   expect(run.stdout.match(/^(pass|MISS|unknown) /gm)).toHaveLength(verdicts.length);
   expect(fs.readdirSync(dir)).toEqual([]);
 });
