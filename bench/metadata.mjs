@@ -4,43 +4,39 @@
  */
 import fs from 'node:fs';
 import { pathToFileURL } from 'node:url';
+import { Tables } from './tables.mjs';
 
-const OFFSET_MASK = 0x00fffffffffffe00n;
+const MOST_AT_ONCE = 2 ** 20;
 
-/** Header, L1 table, L2 tables, refcount table and blocks, as ascending `[offset, length]`; neighbours joined. */
+/**
+ * Header, L1 tables, L2 tables, refcount table and blocks, snapshot table, as ascending `[offset, length]`; neighbours
+ * are joined.
+ */
 export function metadataStretches(image) {
-  const fd = fs.openSync(image, 'r');
-  try {
-    const header = readAt(fd, 0, 104);
-    const clusterBytes = 2 ** header.readUInt32BE(20);
-    const l1Entries = header.readUInt32BE(36);
-    const l1Offset = Number(header.readBigUInt64BE(40));
-    const tableOffset = Number(header.readBigUInt64BE(48));
-    const tableClusters = header.readUInt32BE(56);
+  return Tables.with(image, (tables) => {
+    const { clusterBytes } = tables;
     const clusters = new Set([0]);
-    const addTable = (offset, lengthBytes) => {
+    const addStretch = (offset, lengthBytes) => {
       for (let at = 0; at < lengthBytes; at += clusterBytes) clusters.add((offset + at) / clusterBytes);
-      const table = readAt(fd, offset, lengthBytes);
-      for (let at = 0; at + 8 <= lengthBytes; at += 8) {
-        const target = Number(table.readBigUInt64BE(at) & OFFSET_MASK);
-        if (target !== 0) clusters.add(target / clusterBytes);
-      }
     };
-    addTable(l1Offset, l1Entries * 8);
-    addTable(tableOffset, tableClusters * clusterBytes);
+    const addTable = (table) => {
+      addStretch(table.offset, table.entries * 8);
+      for (const target of tables.entries(table)) if (target !== 0) clusters.add(target / clusterBytes);
+    };
+    addTable(tables.l1);
+    addTable(tables.refcountTable);
+    const { l1Tables, lengthBytes } = tables.snapshots();
+    for (const table of l1Tables) addTable(table);
+    addStretch(tables.snapshotTable, lengthBytes);
     return join(
       [...clusters].sort((a, b) => a - b),
       clusterBytes,
     );
-  } finally {
-    fs.closeSync(fd);
-  }
+  });
 }
 
-function readAt(fd, offset, lengthBytes) {
-  const bytes = Buffer.alloc(lengthBytes);
-  fs.readSync(fd, bytes, 0, lengthBytes, offset);
-  return bytes;
+export function metadataBytes(image) {
+  return metadataStretches(image).reduce((sum, [, length]) => sum + length, 0);
 }
 
 function join(clusters, clusterBytes) {
@@ -48,7 +44,7 @@ function join(clusters, clusterBytes) {
   for (const cluster of clusters) {
     const last = stretches.at(-1);
     const offset = cluster * clusterBytes;
-    if (last !== undefined && last[0] + last[1] === offset && last[1] < 2 ** 20) last[1] += clusterBytes;
+    if (last !== undefined && last[0] + last[1] === offset && last[1] < MOST_AT_ONCE) last[1] += clusterBytes;
     else stretches.push([offset, clusterBytes]);
   }
   return stretches;

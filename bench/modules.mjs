@@ -17,10 +17,12 @@ export function loadedModules(args, root, workDir) {
     for (const { url } of result) {
       if (!url.startsWith('file://')) continue;
       const file = fileURLToPath(url);
-      const inPackage = /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(file);
-      if (inPackage !== null) packages.add(inPackage[1]);
-      else if (file.startsWith(path.join(root, 'dist')))
-        for (const source of sourcesOf(file)) sources.add(source);
+      const inDist = file.startsWith(path.join(root, 'dist'));
+      for (const source of inDist ? sourcesOf(file) : [file]) {
+        const inPackage = /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(source);
+        if (inPackage !== null) packages.add(inPackage[1]);
+        else if (inDist) sources.add(source);
+      }
     }
   }
   fs.rmSync(coverage, { recursive: true });

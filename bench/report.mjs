@@ -1,79 +1,24 @@
-/** The table, and what was measured held against the bounds. */
+/** What was measured, as a table and as lines of verdicts. */
 
 const MIB = 2 ** 20;
 
-/** Each: what, on which case, and whether it holds. A bound on a missing figure is neither passed nor missed. */
-const BOUNDS = [
-  bound('half: wall time at most 0.70 x convert + sync', 'half', ({ ratio }) => ratio, 0.7),
-  bound('half: bytes written at most 1.02 x what must move', 'half', writtenRatio, 1.02),
-  bound('half: peak memory below 150 MiB', 'half', ({ peakBytes }) => peakBytes / MIB, 150),
-  bound('tail: bytes written at most 1.02 x what must move', 'tail', writtenRatio, 1.02),
-  bound(
-    'clean: bytes written 0',
-    'clean',
-    ({ bytesWritten, touched }) => (touched ? Infinity : bytesWritten),
-    0,
-  ),
-  bound(
-    'clean: wall time at most 1.50 x (node -e 0 + read of the metadata)',
-    'clean',
-    ({ ratio }) => ratio,
-    1.5,
-  ),
-  bound(
-    'version: --version and --help load no engine',
-    'version',
-    ({ engineLoaded }) => engineLoaded.length,
-    0,
-  ),
-];
-
-function bound(what, name, measure, limit) {
-  return { what, name, measure, limit };
-}
-
-function writtenRatio({ bytesWritten, mustMoveBytes }) {
-  return bytesWritten / mustMoveBytes;
-}
-
-export function judge(results) {
-  const verdicts = [];
-  for (const { what, name, measure, limit } of BOUNDS) {
-    const result = results.find((candidate) => candidate.case === name);
-    if (result === undefined) continue;
-    const value = measure(result);
-    const verdict = Number.isNaN(value) ? 'unknown' : value <= limit ? 'pass' : 'MISS';
-    verdicts.push({ what, value, limit, verdict });
-  }
-  return verdicts;
-}
-
+/** A row for each rival of each case. */
 export function table(results) {
   const head = [
-    'case',
-    'tool',
-    'against',
-    '',
-    'ratio',
-    'lowest..highest',
-    'written',
-    'must move',
-    'w/m',
-    'peak',
+    ...['case', 'on', 'tool', 'against', '', 'ratio', 'lowest..highest', 'cpu'],
+    ...['written', 'must move', 'w/m', 'peak'],
   ];
-  const rows = results.map((result) => [
-    result.case,
-    seconds(result.toolSeconds),
-    seconds(result.otherSeconds),
-    result.other,
-    result.ratio.toFixed(2),
-    `${Math.min(...result.ratios).toFixed(2)}..${Math.max(...result.ratios).toFixed(2)}`,
-    Number.isNaN(result.cpuRatio) ? '-' : result.cpuRatio.toFixed(2),
-    mib(result.bytesWritten),
-    mib(result.mustMoveBytes),
-    result.mustMoveBytes > 0 ? writtenRatio(result).toFixed(4) : '-',
-    mib(result.peakBytes),
-  ]);
+  const rows = results.flatMap((result) =>
+    result.rivals.map((rival, nth) => [
+      ...(nth === 0 ? [result.case, result.fileSystem, seconds(result.seconds)] : ['', '', '']),
+      seconds(rival.seconds),
+      rival.name,
+      rival.ratio.toFixed(2),
+      `${Math.min(...rival.ratios).toFixed(2)}..${Math.max(...rival.ratios).toFixed(2)}`,
+      Number.isNaN(rival.cpuRatio) ? '-' : rival.cpuRatio.toFixed(2),
+      ...(nth === 0 ? volumesOf(result) : ['', '', '', '']),
+    ]),
+  );
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i].length)));
   const line = (cells) =>
     cells
@@ -83,9 +28,21 @@ export function table(results) {
   return [line(head), line(widths.map((width) => '-'.repeat(width))), ...rows.map(line)].join('\n');
 }
 
+function volumesOf({ bytesWritten, mustMoveBytes, peakBytes }) {
+  return [
+    mib(bytesWritten),
+    mib(mustMoveBytes),
+    mustMoveBytes > 0 ? (bytesWritten / mustMoveBytes).toFixed(4) : '-',
+    mib(peakBytes),
+  ];
+}
+
 export function verdictLines(verdicts) {
   return verdicts
-    .map(({ what, value, verdict }) => `${verdict.padEnd(7)} ${what}: ${Number(value.toFixed(4))}`)
+    .map(
+      ({ fileSystem, case: name, what, value, verdict }) =>
+        `${verdict.padEnd(7)} ${fileSystem.padEnd(6)} ${name}: ${what}: ${Number(value.toFixed(4))}`,
+    )
     .join('\n');
 }
 
