@@ -39,8 +39,7 @@ test('a long silent start is announced on a log too', () => {
       done();
     },
   });
-  const progress = createPlain(log);
-  progress.start('a.qcow2', 'check');
+  const progress = createPlain(log, 'check').begin('a.qcow2');
   vi.advanceTimersByTime(1999);
   expect(written).toEqual([]);
   vi.advanceTimersByTime(2);
