@@ -45,9 +45,15 @@ export async function createProgress(request: Request, stderr: NodeJS.WriteStrea
   return request.json ? interruptsOnly(stderr) : createPlain(stderr, request.mode);
 }
 
-/** A terminal that does not know its width says 0 columns, over which ora would never end clearing its line. */
-export function canDraw(stderr: { isTTY?: boolean; columns?: number }): boolean {
-  return stderr.isTTY === true && (stderr.columns ?? 0) > 0 && process.env.TERM !== 'dumb';
+/**
+ * A terminal that does not know its width says 0 columns, over which ora would never end clearing its line. In
+ * continuous integration ora draws nothing either, and its text would stand there once more for each image.
+ */
+export function canDraw(
+  stderr: { isTTY?: boolean; columns?: number },
+  env: NodeJS.ProcessEnv = process.env,
+): boolean {
+  return stderr.isTTY === true && (stderr.columns ?? 0) > 0 && env.TERM !== 'dumb' && !('CI' in env);
 }
 
 /** Whoever interrupts waits for an answer; that the time is over is in the document. */
