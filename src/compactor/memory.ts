@@ -6,7 +6,7 @@ const PER_CLUSTER = 16;
 const PER_MOVE = 160;
 const MOST_MOVES = 1 << 20;
 /** Buffers of the copies and reads that are under way, and those that are not collected yet. */
-const BUFFER_BYTES = 64 << 20;
+const BUFFER_BYTES = 80 << 20;
 
 /** Bytes at most, but for compressed extents, which only the walk counts: about 110 more for each of these. */
 export function memoryFor(lengthBytes: number, clusterBytes: number): number {

@@ -1,3 +1,5 @@
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { parseRequest, type RawOptions } from '../../src/cli/arguments.js';
 import { run } from '../../src/cli/run.js';
@@ -261,6 +263,15 @@ describe('several images at the same time', () => {
     expect(stderr).toBe('qcow-compact: stopping at the next barrier\n');
   });
 
+  test('end with the status of an interrupt, whatever failed before it', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({ jobs: '2', quiet: true }, 'a', 'b');
+    await planned.hasBegun('a', 'b');
+    await planned.end('a', new QcowError('CORRUPT', 'it is corrupt'));
+    process.emit('SIGINT', 'SIGINT');
+    expect(await status).toBe(130);
+  });
+
   test('without --jobs go one by one where nothing says that they lie apart', async () => {
     const planned = new PlannedEngine();
     const status = runWith({}, 'a', 'b');
@@ -270,6 +281,19 @@ describe('several images at the same time', () => {
     await planned.end('b');
     expect(await status).toBe(0);
   });
+});
+
+test('without --jobs each file system has one image at work, as far as there are processors', async () => {
+  const planned = new PlannedEngine();
+  const here = fileURLToPath(import.meta.url);
+  // Files of Linux's own file system of processes.
+  const status = runWith({}, here, '/proc/self/status', '/proc/self/stat', '/proc/version');
+  const first = availableParallelism() > 1 ? [here, '/proc/self/status'] : [here];
+  await planned.hasBegun(...first);
+  await planned.end(here);
+  process.emit('SIGINT', 'SIGINT');
+  expect(await status).toBe(130);
+  expect(planned.begun.length).toBe(2);
 });
 
 describe('--max-time', () => {

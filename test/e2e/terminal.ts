@@ -18,6 +18,8 @@ export function inTerminal(
   const { CI: _, ...env } = process.env;
   const { status, stdout, error } = spawnSync('script', ['-qec', command, '/dev/null'], {
     encoding: 'utf8',
+    // A display that is never closed keeps the process alive.
+    timeout: 30_000,
     env: { ...env, TERM: 'xterm' },
   });
   if (error !== undefined || status === null) throw error ?? new Error('script was ended');
