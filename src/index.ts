@@ -4,7 +4,10 @@ export { compact } from './compactor/compact.js';
 export { eraseJunk } from './compactor/erase.js';
 export { plan } from './compactor/plan.js';
 export { repair } from './compactor/repair.js';
+export { RateLimiter } from './device/rate-limiter.js';
 export { EXIT_STATUS, QcowError, type ErrorCode } from './errors.js';
+export type { Stopped } from './compactor/stop.js';
+export type { Threshold } from './compactor/threshold.js';
 export type {
   CheckResult,
   CommonOptions,

@@ -1,7 +1,9 @@
 /** What the command line asks for, checked: contradictions and bad values end here, before any image is opened. */
+import type { Threshold } from '../compactor/threshold.js';
+import { parseCount, parseDuration, parseRate, parseThreshold } from './quantities.js';
+import { UsageError } from './usage-error.js';
 
-/** sysexits(3) EX_USAGE; EXIT_STATUS.USAGE of the library, which is not loaded for this. */
-export const USAGE_STATUS = 64;
+export { USAGE_STATUS, UsageError } from './usage-error.js';
 
 /** What `--repair` takes; alone it means `all`. */
 export const REPAIR_CHOICES = ['leaks', 'all'] as const;
@@ -23,11 +25,6 @@ export function joinRepair(argv: readonly string[]): string[] {
   return joined;
 }
 
-export class UsageError extends Error {
-  readonly code = 'USAGE';
-  readonly exitStatus = USAGE_STATUS;
-}
-
 export type Mode = 'compact' | 'erase' | 'plan' | 'check' | 'repair';
 
 /** As commander hands them over. */
@@ -40,6 +37,10 @@ export interface RawOptions {
   check?: boolean;
   repair?: RepairWhat;
   secretFile?: string;
+  jobs?: string;
+  maxTime?: string;
+  limitRate?: string;
+  threshold?: string;
   json?: boolean;
   quiet?: boolean;
   debug?: boolean;
@@ -53,6 +54,13 @@ export interface Request {
   punch: boolean;
   dropPreallocation: boolean;
   secretFile: string | undefined;
+  /** Images at the same time; undefined: one on each file system. */
+  jobs: number | undefined;
+  /** Seconds for the whole command. */
+  maxTime: number | undefined;
+  /** Bytes a second, read and written each, for all images together. */
+  limitRate: number | undefined;
+  threshold: Threshold | undefined;
   /** With `compact`: what is repaired first; undefined where the option was not given. */
   repair: RepairWhat | undefined;
   json: boolean;
@@ -67,8 +75,11 @@ const CONTRADICTIONS: [keyof RawOptions, keyof RawOptions][] = [
   ['check', 'keepErased'],
   ['check', 'punch'],
   ['check', 'dropPreallocation'],
+  ['check', 'threshold'],
   ['eraseOnly', 'dropPreallocation'],
+  ['eraseOnly', 'threshold'],
   ['dryRun', 'eraseOnly'],
+  ['dryRun', 'threshold'],
   ['repair', 'dryRun'],
   ['repair', 'eraseOnly'],
 ];
@@ -82,6 +93,10 @@ const FLAG: Record<keyof RawOptions, string> = {
   check: '--check',
   repair: '--repair',
   secretFile: '--secret-file',
+  jobs: '--jobs',
+  maxTime: '--max-time',
+  limitRate: '--limit-rate',
+  threshold: '--threshold',
   json: '--json',
   quiet: '--quiet',
   debug: '--debug',
@@ -104,11 +119,15 @@ export function parseRequest(paths: string[], raw: RawOptions): Request {
   return {
     mode: modeOf(raw),
     paths,
-    keepErased: raw.keepErased === undefined ? undefined : parseClusterCount(raw.keepErased),
+    keepErased: parsed(raw, 'keepErased', (option, text) => parseCount(option, text, 'clusters', 0)),
     punch: raw.punch === true,
     dropPreallocation: raw.dropPreallocation === true,
     repair: raw.repair,
     secretFile: raw.secretFile,
+    jobs: parsed(raw, 'jobs', (option, text) => parseCount(option, text, 'images', 1)),
+    maxTime: parsed(raw, 'maxTime', parseDuration),
+    limitRate: parsed(raw, 'limitRate', parseRate),
+    threshold: parsed(raw, 'threshold', parseThreshold),
     json: raw.json === true,
     quiet: raw.quiet === true,
     debug: raw.debug === true,
@@ -125,10 +144,14 @@ function modeOf(raw: RawOptions): Mode {
   return raw.eraseOnly === true ? 'erase' : 'compact';
 }
 
-function parseClusterCount(text: string): number {
-  const count = /^[0-9]+$/.test(text) ? Number(text) : NaN;
-  if (!Number.isSafeInteger(count)) {
-    throw new UsageError(`\`--keep-erased\` must be a whole number of clusters, 0 or more; got \`${text}\``);
-  }
-  return count;
+type Amount = 'keepErased' | 'jobs' | 'maxTime' | 'limitRate' | 'threshold';
+
+/** The value of an option by `parse`, which takes its flag too; undefined where it was not given. */
+function parsed<Value>(
+  raw: RawOptions,
+  name: Amount,
+  parse: (option: string, text: string) => Value,
+): Value | undefined {
+  const text = raw[name];
+  return text === undefined ? undefined : parse(FLAG[name], text);
 }

@@ -40,8 +40,12 @@ export function repairReport(name: string, result: RepairResult): string {
   const { findings, corruptionsFound, leaksFound } = result;
   const lines = [`${name}:`, ...findingLines(findings, corruptionsFound + leaksFound)];
   if (result.outcome === 'interrupted') lines.push('Interrupted; repair it again to go on.');
-  else if (result.outcome === 'repaired') lines.push(`Repaired: ${repairsInWords(result)}.`);
-  return [...lines, ...(result.outcome === 'interrupted' ? [] : stateLines(result))].join('\n');
+  else if (result.outcome === 'out-of-time') lines.push('Out of time; repair it again to go on.');
+  else {
+    if (result.outcome === 'repaired') lines.push(`Repaired: ${repairsInWords(result)}.`);
+    lines.push(...stateLines(result));
+  }
+  return lines.join('\n');
 }
 
 /** `3 errors and 2 leaked clusters, the mark \`dirty\` cleared`. */

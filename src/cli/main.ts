@@ -18,6 +18,10 @@ Examples:
   qcow-compact vm.qcow2                    compact in place (the VM must be shut down)
   qcow-compact --keep-erased 1000 vm.qcow2 compact, keep 1000 clean clusters for the guest's next writes
   qcow-compact --repair vm.qcow2           repair what a crash left, then compact
+  qcow-compact --threshold 10% --max-time 2h --limit-rate 50M --quiet /vms/*.qcow2
+                                           every night: what is worth it, within bounds
+
+A bare number is seconds, or bytes; K, M, G and T are powers of 1024.
 
 The image is valid at every moment: an interrupt or a power failure loses nothing.
 Exit status: 0 done; others in docs/exit-codes.md.`;
@@ -40,6 +44,13 @@ function createProgram(): Command {
     .option('--punch', 'erase by deallocating host blocks instead of writing zeroes')
     .option('--drop-preallocation', 'give up clusters that are allocated but read as zeroes')
     .option('--secret-file <F>', 'what opens images encrypted with LUKS, so that their data move too')
+    .option('--jobs <N>', 'images at the same time; by default one on each file system')
+    .option('--threshold <T>', 'leave alone what gains less: `10%` of the file, or `1G`')
+    .option('--max-time <T>', 'stop after `90s`, `30m`, `2h` or `1d`, and keep what is gained; ends with 75')
+    .option(
+      '--limit-rate <R>',
+      'read and write at most so many bytes a second each, `50M`, all images together',
+    )
     .option('--json', 'one JSON document on stdout (docs/json.md)')
     .option('-q, --quiet', 'print errors only')
     .option('--debug', 'print the trace of errors')

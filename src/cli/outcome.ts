@@ -8,9 +8,13 @@ import type {
 } from '../compactor/types.js';
 import type { Mode } from './arguments.js';
 import type { Engine } from './engine.js';
+import type { Stop } from './stops.js';
 
 /** sysexits(3) EX_SOFTWARE. */
 export const INTERNAL_STATUS = 70;
+
+/** sysexits(3) EX_TEMPFAIL: the time of `--max-time` was over before all was done. */
+export const OUT_OF_TIME_STATUS = 75;
 
 /** Exit statuses of `qemu-img check`. */
 export const CHECK_STATUS = { CLEAN: 0, INCOMPLETE: 1, CORRUPT: 2, LEAKS: 3 } as const;
@@ -31,7 +35,7 @@ export type Finished =
 export interface Outcome {
   path: string;
   mode: Mode;
-  /** `failed`: see `failure`. `not-started`: an interrupt came first. */
+  /** `failed`: see `failure`. `not-started`: an interrupt came first. `no-time-left`: the end of the time did. */
   outcome:
     | 'compacted'
     | 'erased'
@@ -40,9 +44,12 @@ export interface Outcome {
     | 'clean'
     | 'leaks'
     | 'corrupt'
+    | 'below-threshold'
     | 'interrupted'
+    | 'out-of-time'
     | 'failed'
-    | 'not-started';
+    | 'not-started'
+    | 'no-time-left';
   exitStatus: number;
   failure: Failure | null;
   /** Absent where it failed, or was interrupted before there was anything to tell. */
@@ -55,6 +62,7 @@ export function finishedOutcome(path: string, finished: Finished, interruptStatu
 
   function statusOf(): number {
     if (outcome === 'interrupted') return interruptStatus;
+    if (outcome === 'out-of-time') return OUT_OF_TIME_STATUS;
     if (outcome === 'corrupt') return CHECK_STATUS.CORRUPT;
     return outcome === 'leaks' ? CHECK_STATUS.LEAKS : 0;
   }
@@ -72,7 +80,8 @@ function outcomeName(finished: Finished): Outcome['outcome'] {
       return finished.result.leaks > 0 ? 'leaks' : 'clean';
     case 'repair': {
       const { outcome, leaks } = finished.result;
-      return outcome !== 'interrupted' && leaks > 0 ? 'leaks' : outcome;
+      const isDone = outcome === 'repaired' || outcome === 'clean';
+      return isDone && leaks > 0 ? 'leaks' : outcome;
     }
   }
 }
@@ -81,13 +90,10 @@ export function failedOutcome(path: string, mode: Mode, failure: Failure): Outco
   return { path, mode, outcome: 'failed', exitStatus: failure.exitStatus, failure, finished: null };
 }
 
-export function interruptedOutcome(
-  path: string,
-  mode: Mode,
-  outcome: 'interrupted' | 'not-started',
-  exitStatus: number,
-): Outcome {
-  return { path, mode, outcome, exitStatus, failure: null, finished: null };
+/** Stopped before there was a result, or before it was begun. */
+export function stoppedOutcome(path: string, mode: Mode, { by, status }: Stop, isBegun: boolean): Outcome {
+  const unbegun = by === 'interrupted' ? 'not-started' : 'no-time-left';
+  return { path, mode, outcome: isBegun ? by : unbegun, exitStatus: status, failure: null, finished: null };
 }
 
 /** An expected failure carries its own status; anything else is a mistake in this program. */
@@ -113,12 +119,18 @@ export function internalFailure(error: unknown): Failure {
   };
 }
 
-/** Status of the whole command: that of the interrupt that ended it, else of the first image that failed. */
+/**
+ * Status of the whole command: that of the interrupt that ended it, else of the first image that failed, else that of
+ * the time that was too short.
+ */
 export function overallStatus(outcomes: Outcome[]): number {
-  const deciding = outcomes.find(isCutShort) ?? outcomes.find((outcome) => outcome.exitStatus !== 0);
+  const deciding =
+    outcomes.find(isInterrupted) ??
+    outcomes.find(({ exitStatus }) => exitStatus !== 0 && exitStatus !== OUT_OF_TIME_STATUS) ??
+    outcomes.find(({ exitStatus }) => exitStatus !== 0);
   return deciding?.exitStatus ?? 0;
 }
 
-function isCutShort(outcome: Outcome): boolean {
+function isInterrupted(outcome: Outcome): boolean {
   return outcome.outcome === 'interrupted' || outcome.outcome === 'not-started';
 }

@@ -34,6 +34,7 @@ function compactLine(result: CompactResult, colors: Colors): string {
       remains.length === 0 ? 'already compact' : `nothing more can be moved, ${remains.join(', ')}`;
     return `${humanBytes(result.lengthAfter)}, ${state}`;
   }
+  if (result.outcome === 'below-threshold') return belowThresholdLine(result);
   const parts = [
     `${lengths(result)} (${gain('reclaimed', result, colors)})`,
     `moved ${humanBytes(result.bytesMoved)} in ${humanDuration(result.seconds)}`,
@@ -43,8 +44,27 @@ function compactLine(result: CompactResult, colors: Colors): string {
   if (result.preallocationReleased > 0)
     parts.push(`${countOf(result.preallocationReleased, 'preallocated cluster')} given up`);
   if (result.clustersErased > 0) parts.push(`${countOf(result.clustersErased, 'erased cluster')} kept`);
-  const line = parts.join(', ');
-  return result.outcome === 'interrupted' ? `interrupted: ${line}; ${RUN_AGAIN}` : line;
+  return withStop(parts.join(', '), result.outcome, leftIn(result));
+}
+
+/** `4.0 GiB, left alone: 120.0 MiB (3%) to reclaim is below the threshold`. */
+function belowThresholdLine({ lengthAfter, bytesLeftToReclaim, repaired }: CompactResult): string {
+  const gain = `${humanBytes(bytesLeftToReclaim)} (${humanPercent(bytesLeftToReclaim, lengthAfter)})`;
+  const line = `${humanBytes(lengthAfter)}, left alone: ${gain} to reclaim is below the threshold`;
+  return repaired === null ? line : `${line}, repaired ${repairsInWords(repaired)}`;
+}
+
+function leftIn({ bytesLeftToReclaim, bytesLeftToMove }: CompactResult): string {
+  if (bytesLeftToReclaim + bytesLeftToMove === 0) return '';
+  return `; ${humanBytes(bytesLeftToReclaim)} left to reclaim, ${humanBytes(bytesLeftToMove)} to move`;
+}
+
+const STOPPED: Record<string, string> = { interrupted: 'interrupted', 'out-of-time': 'out of time' };
+
+/** `line` alone for a run that came to its end. */
+function withStop(line: string, outcome: string, left: string): string {
+  const why = STOPPED[outcome];
+  return why === undefined ? line : `${why}: ${line}${left}; ${RUN_AGAIN}`;
 }
 
 function eraseLine(result: EraseResult): string {
@@ -58,7 +78,8 @@ function eraseLine(result: EraseResult): string {
   ];
   if (result.leaksReclaimed > 0) parts.push(`${countOf(result.leaksReclaimed, 'leaked cluster')} freed`);
   const line = `${parts.join(', ')}, in ${humanDuration(result.seconds)}`;
-  return result.outcome === 'interrupted' ? `interrupted: ${line}; ${RUN_AGAIN}` : line;
+  const left = result.clustersLeft > 0 ? `; ${countOf(result.clustersLeft, 'cluster')} left to erase` : '';
+  return withStop(line, result.outcome, left);
 }
 
 function planLines(result: PlanResult, colors: Colors): string {

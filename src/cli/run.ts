@@ -1,146 +1,91 @@
-/** Runs a request over its images, one after the other, and reports. Errors are caught here and nowhere else. */
+/** Runs a request over its images, several at a time, and answers with the status. */
+import { availableParallelism } from 'node:os';
 import { inspect } from 'node:util';
-import type { CommonOptions } from '../compactor/types.js';
+import { RateLimiter } from '../device/rate-limiter.js';
 import type { Request } from './arguments.js';
-import { colorsFor, type Colors } from './colors.js';
-import { ENGINE, type Engine } from './engine.js';
-import { watchInterrupts, type Interrupts } from './interrupts.js';
+import { colorsFor } from './colors.js';
+import { ENGINE } from './engine.js';
+import { internalFailure, overallStatus, stoppedOutcome, type Outcome } from './outcome.js';
 import { resultDocument } from './json.js';
-import {
-  describeFailure,
-  failedOutcome,
-  finishedOutcome,
-  internalFailure,
-  interruptedOutcome,
-  overallStatus,
-  type Finished,
-  type Outcome,
-} from './outcome.js';
 import { printable } from './printable.js';
-import { createProgress, type ProgressDisplay } from './progress.js';
-import { reportLines } from './report.js';
+import { createProgress } from './progress.js';
+import { printOutcome, runImage, type Session } from './run-image.js';
+import { type Job, type Limits, runJobs } from './schedule.js';
+import { watchStops } from './stops.js';
 
-interface Session {
-  request: Request;
-  secret: Uint8Array | undefined;
-  engine: Engine;
-  progress: ProgressDisplay;
-  interrupts: Interrupts;
-  stdoutColors: Colors;
-  stderrColors: Colors;
-}
+/** What all images at work may take of memory together, as far as it can be told before. */
+const MEMORY_BYTES = 1 << 30;
 
 /** The exit status of the command. */
 export async function run(request: Request, secret?: Uint8Array): Promise<number> {
   const progress = await createProgress(request, process.stderr);
-  const interrupts = watchInterrupts(
-    () => progress.stopping(),
-    () => progress.end(false),
-  );
+  const stops = watchStops(request.maxTime, {
+    onStop: (by) => progress.stopping(by),
+    beforeEnd: () => progress.close(),
+  });
   try {
+    const { jobs, limits } = await planJobs(request);
     const session: Session = {
       request,
       secret,
       engine: ENGINE,
       progress,
-      interrupts,
+      stops,
+      limiter: limiterFor(request, Math.min(limits.jobs, jobs.length)),
       stdoutColors: await colorsFor(process.stdout),
       stderrColors: await colorsFor(process.stderr),
     };
-    return await runImages(session);
+    return await runImages(session, jobs, limits);
   } catch (error) {
+    progress.close();
     const { message, exitStatus } = internalFailure(error);
     process.stderr.write(`qcow-compact: ${printable(message)}\n`);
     if (request.debug) process.stderr.write(`${inspect(error)}\n`);
     return exitStatus;
   } finally {
-    interrupts.stopWatching();
+    stops.stopWatching();
   }
 }
 
-async function runImages(session: Session): Promise<number> {
-  const { request, interrupts } = session;
-  const outcomes: Outcome[] = [];
-  for (const path of request.paths) {
-    if (interrupts.signal.aborted) {
-      outcomes.push(interruptedOutcome(path, request.mode, 'not-started', interrupts.status()));
-      continue;
-    }
-    const outcome = await runImage(path, session);
-    outcomes.push(outcome);
-    printOutcome(outcome, session);
-  }
-  const exitStatus = overallStatus(outcomes);
-  if (request.json) process.stdout.write(resultDocument(outcomes, exitStatus));
-  return exitStatus;
+function limiterFor({ limitRate }: Request, sharedBy: number): RateLimiter | undefined {
+  return limitRate === undefined ? undefined : new RateLimiter(limitRate, { sharedBy });
 }
 
-async function runImage(path: string, session: Session): Promise<Outcome> {
-  const { request, engine, progress, interrupts, stderrColors } = session;
-  progress.start(path, request.mode);
-  try {
-    const finished = await callEngine(path, session);
-    const outcome = finishedOutcome(path, finished, interrupts.status());
-    progress.end(outcome.outcome !== 'interrupted');
-    return outcome;
-  } catch (error) {
-    progress.end(false);
-    if (isAbort(error, interrupts.signal)) {
-      return interruptedOutcome(path, request.mode, 'interrupted', interrupts.status());
-    }
-    const failure = describeFailure(error, request.mode, engine);
-    process.stderr.write(
-      `${stderrColors.bad('qcow-compact:')} ${printable(path)}: ${printable(failure.message)}\n`,
-    );
-    if (request.debug) process.stderr.write(`${inspect(error)}\n`);
-    return failedOutcome(path, request.mode, failure);
-  }
+/** Without `--jobs` one image at a time on each file system, as long as there are processors for them. */
+async function planJobs({ paths, jobs: wanted }: Request): Promise<{ jobs: readonly Job[]; limits: Limits }> {
+  const limits = { jobs: wanted ?? 1, perFileSystem: wanted ?? 1, memoryBytes: MEMORY_BYTES };
+  // One alone waits for nothing; what follows would only take time.
+  if (paths.length === 1) return { jobs: [{ file: '', fileSystem: '', memoryBytes: 0 }], limits };
+  const { countFileSystems, estimateMemory, lookAt } = await import('./image-files.js');
+  const files = await lookAt(paths);
+  if (wanted === undefined)
+    limits.jobs = Math.max(1, Math.min(countFileSystems(files), availableParallelism()));
+  if (limits.jobs > 1) await estimateMemory(files);
+  return { jobs: files, limits };
 }
 
-/** The engine stopped before there was a result. */
-function isAbort(error: unknown, signal: AbortSignal): boolean {
-  return (
-    signal.aborted && (error === signal.reason || (error instanceof Error && error.name === 'AbortError'))
+async function runImages(session: Session, jobs: readonly Job[], limits: Limits): Promise<number> {
+  const { request, stops } = session;
+  const { paths, mode } = request;
+  const outcomes: (Outcome | undefined)[] = paths.map(() => undefined);
+  await runJobs(
+    jobs,
+    limits,
+    () => stops.signal.aborted,
+    async (index) => {
+      outcomes[index] = await runImage(paths[index]!, session);
+    },
   );
-}
+  const all = paths.map((path, index) => outcomes[index] ?? unbegun(path));
+  const exitStatus = overallStatus(all);
+  if (request.json) process.stdout.write(resultDocument(all, exitStatus));
+  return exitStatus;
 
-async function callEngine(path: string, session: Session): Promise<Finished> {
-  const { request, secret, engine, progress, interrupts } = session;
-  const { mode, keepErased, punch, dropPreallocation, repair } = request;
-  const common: CommonOptions = {
-    signal: interrupts.signal,
-    onProgress: (event) => progress.update(event),
-  };
-  // Nothing is decrypted by the other modes.
-  const unlocked = { ...common, ...(secret && { secret }) };
-  switch (mode) {
-    case 'compact':
-      return {
-        mode,
-        result: await engine.compact(path, { ...unlocked, keepErased, punch, dropPreallocation, repair }),
-      };
-    case 'erase':
-      return { mode, result: await engine.eraseJunk(path, { ...common, keepErased, punch }) };
-    case 'plan':
-      return { mode, result: await engine.plan(path, { ...unlocked, keepErased, punch, dropPreallocation }) };
-    case 'check':
-      return { mode, result: await engine.check(path, common) };
-    case 'repair':
-      return { mode, result: await engine.repair(path, { ...common, what: repair }) };
-  }
-}
-
-/** Notices on stderr, then the result on stdout. A failure has been printed already. */
-function printOutcome(outcome: Outcome, session: Session): void {
-  const { request, stdoutColors } = session;
-  if (request.quiet || request.json) return;
-  const { finished } = outcome;
-  if (finished !== null) {
-    for (const notice of finished.result.notices) {
-      process.stderr.write(`${printable(outcome.path)}: ${printable(notice)}\n`);
-    }
-    process.stdout.write(`${reportLines(outcome.path, finished, stdoutColors)}\n`);
-  } else if (outcome.outcome === 'interrupted') {
-    process.stdout.write(`${printable(outcome.path)}: interrupted before anything was changed\n`);
+  function unbegun(path: string): Outcome {
+    const stop = stops.stop();
+    if (stop === null) throw new Error('an image was left out');
+    const outcome = stoppedOutcome(path, mode, stop, false);
+    printOutcome(outcome, session);
+    return outcome;
   }
 }

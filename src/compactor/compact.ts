@@ -4,7 +4,6 @@ import type { Image } from '../image/image.js';
 import { type Walk, requireSound } from '../image/walk.js';
 import { Compaction, type CompactionReport } from '../recycler/compaction.js';
 import { forecast } from '../recycler/forecast.js';
-import { DEFAULT_ROUND_BYTES } from '../recycler/rounds.js';
 import { releaseSurplus } from '../recycler/surplus.js';
 import { goalFor } from '../recycler/goal.js';
 import type { Transfer } from '../recycler/transfer.js';
@@ -17,17 +16,25 @@ import {
   littleToReclaim,
   pinnedRemain,
 } from './notices.js';
-import { requireBytes, requireClusterCount, requireRepairWhat, requireSecret } from './options.js';
+import {
+  requireBytes,
+  requireClusterCount,
+  requireRepairWhat,
+  requireSecret,
+  roundBytesOf,
+} from './options.js';
 import { planFigures } from './plan.js';
 import { repairBefore } from './repair.js';
 import { isAlreadyCompact } from './already-compact.js';
 import { type Session, beginSession, countPinsOf, secondsSince, withImageFile } from './session.js';
+import { stoppedBy } from './stop.js';
+import { isBelowThreshold, requireThreshold } from './threshold.js';
 import type { CompactOptions, CompactResult, PlanResult, RepairResult, Repairs } from './types.js';
 import { unlockData } from './unlock-data.js';
 
 /**
  * Compacts the image at `path`: afterwards it has no leak and no excess cluster, and the guest sees the same.
- * An aborted signal stops at the next barrier and resolves with outcome `interrupted`.
+ * An aborted signal stops at the next barrier and resolves with outcome `interrupted` or `out-of-time`.
  * @throws QcowError; the image is valid whatever happens, and untouched where it was refused
  */
 export async function compact(path: string, options: CompactOptions = {}): Promise<CompactResult> {
@@ -35,7 +42,8 @@ export async function compact(path: string, options: CompactOptions = {}): Promi
   requireBytes('roundBytes', options.roundBytes);
   requireRepairWhat(options.repair);
   requireSecret(options.secret);
-  return withImageFile(path, 'write', async (device) => ({
+  requireThreshold(options.threshold);
+  return withImageFile(path, 'write', options, async (device) => ({
     ...(await compactDevice(device, options)),
     path,
   }));
@@ -65,7 +73,7 @@ export async function compactDevice(
     isShort && isAlreadyCompact(image, walked) && !dropsPreallocation(options, walked)
       ? nothingToDo(session, options)
       : await carryOut(session, options, punch, reencryption);
-  const { planned, report, referencesUpdated, clustersErased, junkClusters } = work;
+  const { planned, isPassedUp, report, referencesUpdated, clustersErased, junkClusters } = work;
   const lengthAfter = device.lengthBytes;
   notices.push(...excessRemains(report.excess));
   const hasKey = reencryption !== null;
@@ -73,8 +81,9 @@ export async function compactDevice(
   const allocatedAfter = device.allocatedBytes();
   notices.push(...holesFilled(hasKey, allocatedBefore, allocatedAfter));
   const isUnchanged = session.device.changes === 0 && repaired === null;
-  const outcome = report.interrupted ? 'interrupted' : isUnchanged ? 'clean' : 'compacted';
-  if (outcome !== 'interrupted') {
+  const left = isPassedUp || report.interrupted ? leftOf(planned, lengthAfter, report) : NOTHING_LEFT;
+  const outcome = outcomeOf(work, isUnchanged, options.signal);
+  if (outcome === 'clean' || outcome === 'compacted') {
     const { live, total } = figures.clusters;
     notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters, hasKey));
     if (report.excess + junkClusters === 0)
@@ -84,6 +93,7 @@ export async function compactDevice(
   }
   return {
     ...planned,
+    ...left,
     lengthBefore,
     lengthAfter,
     notices,
@@ -105,6 +115,26 @@ export async function compactDevice(
   };
 }
 
+function outcomeOf(
+  { isPassedUp, report }: Work,
+  isUnchanged: boolean,
+  signal: AbortSignal | undefined,
+): CompactResult['outcome'] {
+  if (isPassedUp) return 'below-threshold';
+  if (report.interrupted) return stoppedBy(signal);
+  return isUnchanged ? 'clean' : 'compacted';
+}
+
+const NOTHING_LEFT = { bytesLeftToReclaim: 0, bytesLeftToMove: 0 };
+
+/** What the plan promised and the file does not show yet. */
+function leftOf(planned: PlanResult, lengthAfter: number, { bytesMoved }: CompactionReport) {
+  return {
+    bytesLeftToReclaim: Math.max(0, lengthAfter - planned.lengthAfter),
+    bytesLeftToMove: Math.max(0, planned.bytesToCopy - bytesMoved),
+  };
+}
+
 function repairsOf(result: RepairResult | null): Repairs | null {
   if (result === null) return null;
   const { corruptionsFound, leaksFound, refcountsRebuilt, flagsChanged, marksCleared } = result;
@@ -117,6 +147,8 @@ function dropsPreallocation({ dropPreallocation }: CompactOptions, { preallocate
 
 interface Work {
   planned: PlanResult;
+  /** The gain is below the threshold. */
+  isPassedUp: boolean;
   report: CompactionReport;
   referencesUpdated: number;
   clustersErased: number;
@@ -134,8 +166,12 @@ function nothingToDo({ figures, lengthBefore }: Session, options: CompactOptions
     { sharesData: false },
   );
   announcePlan(planned, options);
+  return nothingDone(planned, false);
+}
+
+function nothingDone(planned: PlanResult, isPassedUp: boolean): Work {
   const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, leaksLeft: 0, excess: 0 };
-  return { planned, report, referencesUpdated: 0, clustersErased: 0, junkClusters: 0 };
+  return { planned, isPassedUp, report, referencesUpdated: 0, clustersErased: 0, junkClusters: 0 };
 }
 
 async function carryOut(
@@ -147,13 +183,16 @@ async function carryOut(
   const keepErased = options.keepErased ?? 0;
   const surplus = await releaseSurplus(session.image, session.walked, {
     dropPreallocation: options.dropPreallocation ?? false,
-    write: options.signal?.aborted !== true,
   });
   const volume = new Volume(session.image, session.walked.clusters, reencryption);
-  const roundBytes = options.roundBytes ?? DEFAULT_ROUND_BYTES;
+  const roundBytes = roundBytesOf(options);
   const expected = await forecast(volume, keepErased, roundBytes);
   const planned = planFigures(session, expected, surplus, volume);
+  if (isBelowThreshold(options.threshold, planned)) return nothingDone(planned, true);
   announcePlan(planned, options);
+  const stopped = () => options.signal?.aborted ?? false;
+  // The first write. Once stopped the compaction does not begin either.
+  if (!stopped()) await surplus.write();
   let percent = 0;
   const compaction = new Compaction(volume, {
     keepErased,
@@ -161,7 +200,7 @@ async function carryOut(
     roundBytes,
     runtimeAsserts: options.runtimeAsserts ?? false,
     ...(options.maxMoves === undefined ? {} : { maxMoves: options.maxMoves }),
-    stopped: () => options.signal?.aborted ?? false,
+    stopped,
     onMoved: (bytesDone, bytesTotal) => {
       // 100 is said once, after the final barrier (C71).
       percent = Math.max(percent, Math.min(99, Math.floor((100 * bytesDone) / bytesTotal)));
@@ -171,7 +210,7 @@ async function carryOut(
   const report = await compaction.run(expected);
   const { referencesUpdated, clustersErased } = compaction.recycler;
   const { junkClusters } = goalFor(volume, 0);
-  return { planned, report, referencesUpdated, clustersErased, junkClusters };
+  return { planned, isPassedUp: false, report, referencesUpdated, clustersErased, junkClusters };
 }
 
 function announcePlan({ bytesToCopy }: PlanResult, { onProgress }: CompactOptions): void {

@@ -7,8 +7,9 @@ import { eraseInterval } from '../recycler/eraser.js';
 import { Recycler } from '../recycler/recycler.js';
 import { Volume } from '../recycler/volume.js';
 import { decidePunch } from './notices.js';
-import { requireClusterCount } from './options.js';
+import { requireClusterCount, roundBytesOf } from './options.js';
 import { beginSession, secondsSince, withImageFile } from './session.js';
+import { stoppedBy } from './stop.js';
 import type { EraseOptions, EraseResult } from './types.js';
 
 /** Clusters between two looks at the signal and two reports of progress. */
@@ -17,7 +18,10 @@ const STEP_BYTES = 64 << 20;
 /** Erases junk in the image at `path`, or as much of it as `keepErased` says. */
 export async function eraseJunk(path: string, options: EraseOptions = {}): Promise<EraseResult> {
   requireClusterCount('keepErased', options.keepErased);
-  return withImageFile(path, 'write', async (device) => ({ ...(await eraseDevice(device, options)), path }));
+  return withImageFile(path, 'write', options, async (device) => ({
+    ...(await eraseDevice(device, options)),
+    path,
+  }));
 }
 
 /** The same on any block device. */
@@ -32,7 +36,7 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
   const { clusterBytes } = volume;
   const leaks = reclaimLeaks(volume);
   const wanted = Math.min(options.keepErased ?? Infinity, figures.clusters.junk);
-  const perStep = Math.max(1, Math.floor(STEP_BYTES / clusterBytes));
+  const perStep = Math.max(1, Math.floor(roundBytesOf(options, STEP_BYTES) / clusterBytes));
 
   let done = 0;
   let holes = 0;
@@ -62,8 +66,13 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
   await recycler.writeCounts();
   if (session.device.changes > 0) await recycler.flush();
   const outcome =
-    stopped() && done < wanted ? 'interrupted' : session.device.changes === 0 ? 'clean' : 'erased';
-  if (outcome !== 'interrupted') {
+    stopped() && done < wanted
+      ? stoppedBy(options.signal)
+      : session.device.changes === 0
+        ? 'clean'
+        : 'erased';
+  const isDone = outcome === 'clean' || outcome === 'erased';
+  if (isDone) {
     const bytes = done * clusterBytes;
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: bytes, bytesTotal: bytes });
   }
@@ -72,6 +81,7 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
     path: '',
     outcome,
     clustersErased: done,
+    clustersLeft: isDone ? 0 : wanted - done,
     clustersAlreadyHoles: holes,
     bytesWritten: session.device.bytesWritten,
     method: punch && !session.device.cannotPunch ? 'punch' : 'write',

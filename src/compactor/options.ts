@@ -1,6 +1,7 @@
 /** Bounds on what callers pass; errors name option, expectation and value. */
 import { QcowError } from '../errors.js';
-import type { RepairWhat } from './types.js';
+import { DEFAULT_ROUND_BYTES } from '../recycler/rounds.js';
+import type { CommonOptions, RepairWhat } from './types.js';
 
 export function requireClusterCount(name: string, value: number | undefined): number | undefined {
   if (value === undefined || (Number.isSafeInteger(value) && value >= 0)) return value;
@@ -16,6 +17,14 @@ export function requireSecret(value: unknown): void {
 export function requireBytes(name: string, value: number | undefined): number | undefined {
   if (value === undefined || (Number.isSafeInteger(value) && value >= 1)) return value;
   throw new QcowError('USAGE', `${name} must be a whole number of bytes, 1 or more; got ${value}`);
+}
+
+/** Most bytes that are in two places at once: what a rate allows in little time, where there is one. */
+export function roundBytesOf(
+  { roundBytes, limiter }: CommonOptions & { roundBytes?: number },
+  otherwise = DEFAULT_ROUND_BYTES,
+): number {
+  return roundBytes ?? Math.min(otherwise, limiter?.roundBytes ?? Infinity);
 }
 
 export function requireRepairWhat(value: RepairWhat | undefined): void {

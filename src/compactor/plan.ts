@@ -2,12 +2,11 @@
 import type { BlockDevice } from '../device/block-device.js';
 import { requireSound } from '../image/walk.js';
 import { type Forecast, forecast } from '../recycler/forecast.js';
-import { DEFAULT_ROUND_BYTES } from '../recycler/rounds.js';
 import { type Surplus, releaseSurplus } from '../recycler/surplus.js';
 import type { Goal } from '../recycler/goal.js';
 import { Volume } from '../recycler/volume.js';
 import { holesToFill, littleToReclaim, pinnedRemain } from './notices.js';
-import { requireClusterCount, requireSecret } from './options.js';
+import { requireClusterCount, requireSecret, roundBytesOf } from './options.js';
 import { type Session, beginSession, countPinsOf, withImageFile } from './session.js';
 import type { PlanOptions, PlanResult } from './types.js';
 import { unlockData } from './unlock-data.js';
@@ -16,7 +15,7 @@ import { unlockData } from './unlock-data.js';
 export async function plan(path: string, options: PlanOptions = {}): Promise<PlanResult> {
   requireClusterCount('keepErased', options.keepErased);
   requireSecret(options.secret);
-  return withImageFile(path, 'inspect', async (device, notices) => {
+  return withImageFile(path, 'inspect', options, async (device, notices) => {
     const figures = await planDevice(device, options);
     return { ...figures, path, notices: [...notices, ...figures.notices] };
   });
@@ -33,10 +32,9 @@ export async function planDevice(device: BlockDevice, options: PlanOptions = {})
   countPinsOf(session, hasKey);
   const surplus = await releaseSurplus(session.image, session.walked, {
     dropPreallocation: options.dropPreallocation ?? false,
-    write: false,
   });
   const volume = new Volume(session.image, session.walked.clusters, reencryption);
-  const expected = await forecast(volume, keepErased, DEFAULT_ROUND_BYTES);
+  const expected = await forecast(volume, keepErased, roundBytesOf(options));
   const figures = planFigures(session, expected, surplus, volume);
   const { live, total } = figures.clusters;
   const { junkClusters } = expected.goal;
@@ -59,7 +57,7 @@ export function planFigures(
   }: Pick<Forecast, 'clustersToMove' | 'bytesToCopy'> & {
     goal: Pick<Goal, 'finalClusters'>;
   },
-  surplus: Surplus,
+  surplus: Pick<Surplus, 'tables' | 'preallocated'>,
   volume: Pick<Volume, 'sharesData'>,
 ): PlanResult {
   return {

@@ -11,9 +11,10 @@ import { diagnose } from '../repair/diagnosis.js';
 import { type Mark, marksOf } from '../repair/marks.js';
 import { mend } from '../repair/mend.js';
 import { leaksRemain } from './notices.js';
-import { requireRepairWhat } from './options.js';
+import { requireRepairWhat, roundBytesOf } from './options.js';
 import { type Session, beginSession, secondsSince, withImageFile } from './session.js';
-import type { CommonOptions, RepairOptions, RepairResult, RepairWhat, Repairs } from './types.js';
+import { stoppedBy } from './stop.js';
+import type { CommonOptions, RepairOptions, RepairResult, Repairs } from './types.js';
 
 /**
  * Repairs the image at `path` without compacting it. `leaks` lowers refcounts that are too high; the image is valid at
@@ -23,7 +24,10 @@ import type { CommonOptions, RepairOptions, RepairResult, RepairWhat, Repairs } 
  */
 export async function repair(path: string, options: RepairOptions = {}): Promise<RepairResult> {
   requireRepairWhat(options.what);
-  return withImageFile(path, 'write', async (device) => ({ ...(await repairDevice(device, options)), path }));
+  return withImageFile(path, 'write', options, async (device) => ({
+    ...(await repairDevice(device, options)),
+    path,
+  }));
 }
 
 /** Clusters, and bytes, that are in two places at once while leaks are repaired. */
@@ -46,11 +50,15 @@ export async function repairDevice(
   if (what === 'leaks') requireLeaksAlone(session);
   let result = await repairSession(session, options);
   // Of what LUKS encrypts, which cannot move: put right in place, as far from any instant of danger as that can be.
-  if (what === 'all' && result.outcome !== 'interrupted' && result.leaks > 0)
+  if (what === 'all' && isComplete(result) && result.leaks > 0)
     result = await mendRest(device, options, result);
-  if (result.outcome !== 'interrupted')
+  if (isComplete(result))
     options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
   return result;
+}
+
+function isComplete({ outcome }: RepairResult): boolean {
+  return outcome === 'repaired' || outcome === 'clean';
 }
 
 /** Either the result of a repair, with what unlocks the data, or a session of an image that needs none. */
@@ -93,7 +101,7 @@ async function mendRest(
   before: RepairResult,
 ): Promise<RepairResult> {
   const session = await beginSession(device, {}, { forRepair: true });
-  const after = await finish(session, 'all', await mendAll(session, options));
+  const after = await finish(session, options, await mendAll(session, options));
   return {
     ...before,
     outcome: after.outcome,
@@ -113,10 +121,11 @@ async function repairSession(session: Session, options: RepairOptions & Tuning):
   const what = options.what ?? 'all';
   const isMending = what === 'all' && needsMending(session);
   const work = isMending ? await mendAll(session, options) : await mendLeaks(session, options);
-  return finish(session, what, work);
+  return finish(session, options, work);
 }
 
-async function finish(session: Session, what: RepairWhat, work: RepairWork): Promise<RepairResult> {
+async function finish(session: Session, options: RepairOptions, work: RepairWork): Promise<RepairResult> {
+  const what = options.what ?? 'all';
   const { words } = session.walked.findings;
   // Some of it may be done.
   const { corruptions, leaks } = work.isDone
@@ -126,7 +135,7 @@ async function finish(session: Session, what: RepairWhat, work: RepairWork): Pro
   return {
     ...session.figures,
     path: '',
-    outcome: !work.isDone ? 'interrupted' : changes > 0 ? 'repaired' : 'clean',
+    outcome: !work.isDone ? stoppedBy(options.signal) : changes > 0 ? 'repaired' : 'clean',
     what,
     ...work.repairs,
     corruptions,
@@ -205,7 +214,7 @@ async function mendLeaks({ image, walked }: Session, options: RepairOptions & Tu
     leaksOnly: true,
     keepErased: 0,
     punch: false,
-    roundBytes: options.roundBytes ?? leakRoundBytes(image),
+    roundBytes: roundBytesOf(options, leakRoundBytes(image)),
     runtimeAsserts: options.runtimeAsserts ?? false,
     stopped: () => options.signal?.aborted ?? false,
     onMoved: () => undefined,

@@ -2,6 +2,8 @@
 import type { BlockDevice } from '../device/block-device.js';
 import { MeteredDevice } from '../device/metered-device.js';
 import { SettlingDevice } from '../device/settling-device.js';
+import { StoppableDevice } from '../device/stoppable-device.js';
+import { ThrottledDevice } from '../device/throttled-device.js';
 import { type OpenMode, openImageFile } from '../device/open-image.js';
 import { type Image, type OpenOptions, openImage } from '../image/image.js';
 import { type Walk, walk } from '../image/walk.js';
@@ -70,6 +72,7 @@ export function secondsSince(startedAt: number): number {
 export async function withImageFile<T>(
   path: string,
   mode: OpenMode,
+  options: CommonOptions,
   work: (device: BlockDevice, notices: string[]) => Promise<T>,
 ): Promise<T> {
   const opened = await openImageFile(path, { mode });
@@ -77,10 +80,17 @@ export async function withImageFile<T>(
     ? []
     : ['the file is read-only and so not locked: the result is only right if nobody writes to the image'];
   try {
-    return await work(opened.device, notices);
+    return await work(withBudget(opened.device, mode, options), notices);
   } catch (error) {
     throw translateHostError(error);
   } finally {
     await opened.device.close();
   }
+}
+
+/** The engine does not know of the rate. Of the signal it does, where it writes and has barriers to stop at. */
+function withBudget(device: BlockDevice, mode: OpenMode, { limiter, signal }: CommonOptions): BlockDevice {
+  const stopped = () => signal?.aborted ?? false;
+  const throttled = limiter === undefined ? device : new ThrottledDevice(device, limiter, stopped);
+  return mode === 'write' || signal === undefined ? throttled : new StoppableDevice(throttled, signal);
 }

@@ -1,4 +1,7 @@
 /** What the library takes and returns. All lengths are bytes unless the name says otherwise. */
+import type { RateLimiter } from '../device/rate-limiter.js';
+import type { Stopped } from './stop.js';
+import type { Threshold } from './threshold.js';
 
 export type Phase = 'walk' | 'repair' | 'plan' | 'erase' | 'move' | 'finish';
 
@@ -11,8 +14,17 @@ export interface Progress {
 }
 
 export interface CommonOptions {
-  /** Abort it to stop at the next barrier; what was gained is kept. */
+  /**
+   * Abort it to stop at the next barrier; what was gained is kept, and the outcome is `interrupted`, or `out-of-time`
+   * where the signal's reason is a `TimeoutError`, as that of `AbortSignal.timeout` is. What only reads (`plan`,
+   * `check`) has no barrier: it rejects with the signal's reason.
+   */
   signal?: AbortSignal;
+  /**
+   * Holds reads and writes of the file to its rate, together with all other calls that were given the same one. Once
+   * the signal is aborted, what is left until the barrier is not held back.
+   */
+  limiter?: RateLimiter;
   onProgress?: (progress: Progress) => void;
   /** Check the engine's own state after every step (slow). */
   runtimeAsserts?: boolean;
@@ -51,6 +63,11 @@ export interface CompactOptions extends PlanOptions {
    * corrupt, is refused. `leaks` asks for nothing more than any compaction does.
    */
   repair?: RepairWhat;
+  /**
+   * Leaves the image alone, not one byte written, where the plan makes the file shorter by less than this. With
+   * `repair` what has to be mended is mended first.
+   */
+  threshold?: Threshold;
 }
 
 /** `leaks`: refcounts that are too high. `all`: whatever can be mended without losing data. */
@@ -76,7 +93,7 @@ export interface Repairs {
 export interface RepairResult extends ImageFigures, Repairs {
   path: string;
   /** `clean`: there was nothing to repair and nothing was written. */
-  outcome: 'repaired' | 'clean' | 'interrupted';
+  outcome: 'repaired' | 'clean' | Stopped;
   what: RepairWhat;
   /** What remains: 0 unless it was interrupted. */
   corruptions: number;
@@ -132,12 +149,16 @@ export interface PlanResult extends ImageFigures {
 }
 
 export interface CompactResult extends PlanResult {
-  /** `clean`: there was nothing to do and nothing was written. */
-  outcome: 'compacted' | 'clean' | 'interrupted';
+  /** `clean`: there was nothing to do and nothing was written. `below-threshold`: see `bytesLeftToReclaim`. */
+  outcome: 'compacted' | 'clean' | 'below-threshold' | Stopped;
   /** What had to be repaired first; null where nothing had to be, or no repair was asked for. */
   repaired: Repairs | null;
   /** Here `lengthAfter` is the file's real length at the end. */
   bytesMoved: number;
+  /** What another run would make the file shorter by: 0 unless this one was stopped, or the gain passed up. */
+  bytesLeftToReclaim: number;
+  /** What it would copy for that. */
+  bytesLeftToMove: number;
   referencesUpdated: number;
   clustersErased: number;
   leaksReclaimed: number;
@@ -159,9 +180,11 @@ export interface CompactResult extends PlanResult {
 
 export interface EraseResult extends ImageFigures {
   path: string;
-  outcome: 'erased' | 'clean' | 'interrupted';
+  outcome: 'erased' | 'clean' | Stopped;
   /** Clusters that are erased now, those that already were holes of the host file included. */
   clustersErased: number;
+  /** Clusters that another run would erase: 0 unless this one was stopped. */
+  clustersLeft: number;
   /** Of these, holes that needed no write. */
   clustersAlreadyHoles: number;
   bytesWritten: number;

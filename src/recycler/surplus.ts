@@ -14,46 +14,54 @@ import { Flag, isPreallocated, l1Tables, visitReferences } from '../image/refere
 import type { Walk } from '../image/walk.js';
 import { changedSpans } from './reference-updater.js';
 
+/** What was released, in memory. */
 export interface Surplus {
   /** L2 tables without an entry. */
   tables: number;
   /** Preallocated clusters that nothing refers to any more. */
   preallocated: number;
+  /** The same on disk; before it nothing is written. The refcounts are the caller's to write, after it. */
+  write: () => Promise<void>;
 }
 
 /** L1 and L2 tables are changed in pieces of at most this much. */
 const PIECE_BYTES = 1 << 20;
 
 /**
- * Takes what is without need out of `walk` and the refcounts in memory, and from the disk where `write` says so
- * (else it is a plan). The refcounts on disk are the caller's to write, which is right from here on.
+ * Takes what is without need out of `walk` and the refcounts in memory: a plan, until `write` is called.
  * `dropPreallocation`: also preallocated clusters.
  */
 export async function releaseSurplus(
   image: Image,
   walk: Walk,
-  { dropPreallocation, write }: { dropPreallocation: boolean; write: boolean },
+  { dropPreallocation }: { dropPreallocation: boolean },
 ): Promise<Surplus> {
   const released = new Releases(image, walk.clusters);
   const empty = new Set(walk.emptyTables);
-  if (dropPreallocation) {
-    for (const table of walk.preallocatedTables) {
-      if (await dropFromTable(image, walk.clusters, table, released, write)) empty.add(table);
-    }
+  const thinned = dropPreallocation ? walk.preallocatedTables : [];
+  for (const table of thinned) {
+    const { bytes } = await withoutPreallocated(image, table, (cluster) =>
+      released.add(cluster, walk.clusters.refs[table]!),
+    );
+    if (isZero(bytes)) empty.add(table);
   }
   await remark(image, walk.clusters, released.unsure);
   const preallocated = released.count;
-  if (empty.size > 0) {
-    if (write) {
-      for (const table of l1Tables(image)) await clearEntries(image, table.offset, table.entries, empty);
-    }
-    for (const table of empty) released.add(table, walk.clusters.refs[table]!);
-  }
-  // However many clusters become free by it: no count may come down before its reference is gone for good (I3).
-  if (write && released.references > 0) await image.device.flush();
+  for (const table of empty) released.add(table, walk.clusters.refs[table]!);
   walk.live -= released.count;
   walk.junk += released.count;
-  return { tables: empty.size, preallocated };
+  const write = async () => {
+    for (const table of thinned) {
+      const { bytes, changed } = await withoutPreallocated(image, table);
+      await writeChanged(image.device, bytes, changed, table * image.header.clusterBytes);
+    }
+    if (empty.size > 0) {
+      for (const table of l1Tables(image)) await clearEntries(image, table.offset, table.entries, empty);
+    }
+    // However many clusters become free by it: no count may come down before its reference is gone for good (I3).
+    if (released.references > 0) await image.device.flush();
+  };
+  return { tables: empty.size, preallocated, write };
 }
 
 /** References that are gone, by the cluster that they led to. */
@@ -103,15 +111,15 @@ async function remark(image: Image, clusters: HostClusters, unsure: ReadonlySet<
   });
 }
 
-/** Takes the cluster away from every entry of the L2 table that does not read it; whether no entry is left. */
-async function dropFromTable(
-  image: Image,
-  clusters: HostClusters,
+/**
+ * The L2 table at cluster `table` once every entry that does not read its cluster has let go of it, and where it
+ * differs from the disk. `onRelease` is told of each such cluster.
+ */
+async function withoutPreallocated(
+  { device, header }: Image,
   table: number,
-  released: Releases,
-  write: boolean,
-): Promise<boolean> {
-  const { device, header } = image;
+  onRelease: (cluster: number) => void = () => undefined,
+): Promise<{ bytes: Uint8Array; changed: number[] }> {
   const { clusterBytes } = header;
   const bytes = new Uint8Array(clusterBytes);
   await device.read(bytes, table * clusterBytes);
@@ -123,14 +131,13 @@ async function dropFromTable(
     const lo = view.getUint32(at + 4);
     const allocated = entryBytes === 16 ? view.getUint32(at + 12) : undefined;
     if (!isPreallocated(hi, lo, allocated)) continue;
-    released.add(entryOffset(hi, lo) / clusterBytes, clusters.refs[table]!);
+    onRelease(entryOffset(hi, lo) / clusterBytes);
     // The zero flag stays; that of extended entries is in their second word.
     view.setUint32(at, 0);
     view.setUint32(at + 4, lo & 1);
     changed.push(at);
   }
-  if (write) await writeChanged(device, bytes, changed, table * clusterBytes);
-  return isZero(bytes);
+  return { bytes, changed };
 }
 
 /** Clears the entries of an L1 table that lead to one of `targets`. */

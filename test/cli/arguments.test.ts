@@ -67,6 +67,10 @@ describe('contradictions are refused', () => {
     [{ dryRun: true, eraseOnly: true }, '`--dry-run` and `--erase-only` cannot be given together'],
     [{ repair: 'all', dryRun: true }, '`--repair` and `--dry-run` cannot be given together'],
     [{ repair: 'all', eraseOnly: true }, '`--repair` and `--erase-only` cannot be given together'],
+    [{ check: true, threshold: '1G' }, '`--check` and `--threshold` cannot be given together'],
+    [{ check: true, repair: 'all', threshold: '1G' }, '`--check` and `--threshold` cannot be given together'],
+    [{ eraseOnly: true, threshold: '1G' }, '`--erase-only` and `--threshold` cannot be given together'],
+    [{ dryRun: true, threshold: '1G' }, '`--dry-run` and `--threshold` cannot be given together'],
     [{ punch: true }, '`--punch` says how to erase: it needs `--erase-only` or `--keep-erased N`'],
   ] as [RawOptions, string][])('%j', (raw, message) => {
     expect(refusal(raw)).toBe(message);
@@ -86,6 +90,35 @@ test.each([
 ])('%s is read as %s', (given, read) => {
   expect(joinRepair(given.split(' '))).toEqual(read.split(' '));
 });
+
+test('budgets are numbers of seconds, bytes and images', () => {
+  const raw = { jobs: '3', maxTime: '2h', limitRate: '50M', threshold: '10%' };
+  const budgets = { jobs: 3, maxTime: 7200, limitRate: 50 * 2 ** 20, threshold: { percent: 10 } };
+  expect(parseRequest(['a'], raw)).toMatchObject(budgets);
+  expect(parseRequest(['a'], { ...raw, repair: 'all' })).toMatchObject({ ...budgets, repair: 'all' });
+});
+
+test.each([
+  { check: true },
+  { check: true, repair: 'all' },
+  { eraseOnly: true },
+  { dryRun: true },
+] as RawOptions[])('time, rate and jobs are bounded in every mode: %j', (mode) => {
+  expect(refusal({ ...mode, jobs: '2', maxTime: '1', limitRate: '1' })).toBe('accepted');
+});
+
+test.each([{ jobs: '0' }, { maxTime: 'x' }, { limitRate: 'x' }, { threshold: 'x' }] as RawOptions[])(
+  '%j is refused by the name of its option',
+  (raw) => {
+    const option = {
+      jobs: '--jobs',
+      maxTime: '--max-time',
+      limitRate: '--limit-rate',
+      threshold: '--threshold',
+    };
+    expect(refusal(raw)).toContain(`\`${option[Object.keys(raw)[0] as keyof typeof option]}\` must be`);
+  },
+);
 
 test('no image is a usage error', () => {
   expect(refusal({}, [])).toContain('no image given');

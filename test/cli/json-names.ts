@@ -21,6 +21,8 @@ export const PLAN_NAMES = [
 const ERASED = ['clustersErased', 'leaksReclaimed', 'bytesWritten', 'seconds'];
 const COMPACT = [
   'bytesMoved',
+  'bytesLeftToReclaim',
+  'bytesLeftToMove',
   'referencesUpdated',
   'leaksLeft',
   'excessClusters',
@@ -42,7 +44,7 @@ export const REPAIRED = [
 /** Of the entry of an image, by mode. */
 export const ENTRY_NAMES = {
   compact: [...COMMON, ...FIGURES, ...PLAN_NAMES, ...ERASED, ...COMPACT],
-  erase: [...COMMON, ...FIGURES, ...ERASED, 'clustersAlreadyHoles', 'method'],
+  erase: [...COMMON, ...FIGURES, ...ERASED, 'clustersAlreadyHoles', 'clustersLeft', 'method'],
   plan: [...COMMON, ...FIGURES, ...PLAN_NAMES],
   check: [...COMMON, ...FIGURES, 'corruptions', 'leaks', 'findings'],
   repair: [

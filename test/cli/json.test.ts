@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { UsageError } from '../../src/cli/arguments.js';
 import { resultDocument, usageDocument } from '../../src/cli/json.js';
-import { failedOutcome, finishedOutcome, interruptedOutcome, type Outcome } from '../../src/cli/outcome.js';
+import { failedOutcome, finishedOutcome, stoppedOutcome, type Outcome } from '../../src/cli/outcome.js';
 import { fakeCheck, fakeCompact, fakeErase, fakePlan, fakeRepair } from './fake-results.js';
 import { ENTRY_NAMES } from './json-names.js';
 
@@ -35,7 +35,7 @@ test('a document holds every image, errors included, in order', () => {
     [
       finishedOutcome('a', { mode: 'compact', result: fakeCompact() }, 0),
       failedOutcome('b', 'compact', failure),
-      interruptedOutcome('c', 'compact', 'not-started', 130),
+      stoppedOutcome('c', 'compact', { by: 'interrupted', status: 130 }, false),
     ],
     130,
   );

@@ -1,26 +1,22 @@
 import { Writable } from 'node:stream';
-import { afterEach, expect, test, vi } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { wantsColor } from '../../src/cli/colors.js';
 import { canDraw, createPlain } from '../../src/cli/progress.js';
 
-afterEach(() => {
-  vi.unstubAllEnvs();
-});
+const XTERM = { TERM: 'xterm' };
 
 test('a spinner is drawn on a terminal only', () => {
-  vi.stubEnv('TERM', 'xterm');
-  expect(canDraw({ isTTY: true, columns: 80 })).toBe(true);
-  expect(canDraw({ columns: 80 })).toBe(false);
+  expect(canDraw({ isTTY: true, columns: 80 }, XTERM)).toBe(true);
+  expect(canDraw({ columns: 80 }, XTERM)).toBe(false);
 });
 
 test('a terminal of 0 columns gets plain lines: the spinner never returned on one', () => {
-  vi.stubEnv('TERM', 'xterm');
-  expect(canDraw({ isTTY: true, columns: 0 })).toBe(false);
+  expect(canDraw({ isTTY: true, columns: 0 }, XTERM)).toBe(false);
 });
 
-test('a dumb terminal gets plain lines', () => {
-  vi.stubEnv('TERM', 'dumb');
-  expect(canDraw({ isTTY: true, columns: 80 })).toBe(false);
+test('a dumb terminal gets plain lines, and so does continuous integration', () => {
+  expect(canDraw({ isTTY: true, columns: 80 }, { TERM: 'dumb' })).toBe(false);
+  expect(canDraw({ isTTY: true, columns: 80 }, { ...XTERM, CI: 'true' })).toBe(false);
 });
 
 test('colour needs a terminal and no NO_COLOR; an empty NO_COLOR counts as none', () => {
@@ -39,8 +35,7 @@ test('a long silent start is announced on a log too', () => {
       done();
     },
   });
-  const progress = createPlain(log);
-  progress.start('a.qcow2', 'check');
+  const progress = createPlain(log, 'check').begin('a.qcow2');
   vi.advanceTimersByTime(1999);
   expect(written).toEqual([]);
   vi.advanceTimersByTime(2);

@@ -43,6 +43,35 @@ describe('a compaction', () => {
     );
   });
 
+  test('that ran out of time says what is left', () => {
+    const result = fakeCompact({
+      outcome: 'out-of-time',
+      bytesLeftToReclaim: 1.5 * 1024 ** 3,
+      bytesLeftToMove: 1024 ** 3,
+    });
+    expect(report({ mode: 'compact', result })).toBe(
+      'image.qcow2: out of time: 10.0 GiB -> 4.2 GiB (reclaimed 5.8 GiB, 58%), moved 3.1 GiB in 4.2 s; ' +
+        '1.5 GiB left to reclaim, 1.0 GiB to move; ' +
+        'the image is valid and what was gained is kept; run again to go on',
+    );
+  });
+
+  test('that passed a gain up says so in one line, and what was repaired before', () => {
+    const gib = 1024 ** 3;
+    const result = fakeCompact({
+      outcome: 'below-threshold',
+      lengthAfter: 10 * gib,
+      bytesLeftToReclaim: gib / 2,
+    });
+    const line = 'image.qcow2: 10.0 GiB, left alone: 512.0 MiB (5%) to reclaim is below the threshold';
+    expect(report({ mode: 'compact', result })).toBe(line);
+    const repaired = {
+      ...{ corruptionsFound: 2, leaksFound: 0, refcountsRebuilt: true, flagsChanged: 0 },
+      marksCleared: [],
+    };
+    expect(report({ mode: 'compact', result: { ...result, repaired } })).toBe(`${line}, repaired 2 errors`);
+  });
+
   test('that made the file longer does not claim a gain', () => {
     const result = fakeCompact({ lengthBefore: 4096, lengthAfter: 4608 });
     expect(report({ mode: 'compact', result })).toContain('(512 B longer)');
@@ -71,6 +100,12 @@ describe('an erasure', () => {
   test('with nothing to do says so', () => {
     expect(report({ mode: 'erase', result: fakeErase({ outcome: 'clean' }) })).toBe(
       'image.qcow2: nothing to erase',
+    );
+  });
+
+  test('that ran out of time says what is left', () => {
+    expect(report({ mode: 'erase', result: fakeErase({ outcome: 'out-of-time', clustersLeft: 1 }) })).toMatch(
+      /^image\.qcow2: out of time: erased 1000 clusters .*; 1 cluster left to erase; the image is valid/,
     );
   });
 });
@@ -153,6 +188,11 @@ describe('a repair', () => {
   test('that left leaks says so', () => {
     const result = fakeRepair({ what: 'leaks', corruptionsFound: 0, leaks: 1 });
     expect(report({ mode: 'repair', result })).toContain('1 leaked clusters were found on the image.');
+  });
+
+  test('that ran out of time says how to go on', () => {
+    const result = fakeRepair({ outcome: 'out-of-time', corruptions: 5 });
+    expect(report({ mode: 'repair', result })).toMatch(/\nOut of time; repair it again to go on\.$/);
   });
 
   test('that was interrupted does not speak of a result', () => {

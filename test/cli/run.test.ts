@@ -1,3 +1,5 @@
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { parseRequest, type RawOptions } from '../../src/cli/arguments.js';
 import { run } from '../../src/cli/run.js';
@@ -175,4 +177,216 @@ describe('an interrupt', () => {
       expect(process.listenerCount(signal)).toBe(0);
     }
   });
+});
+
+/** An engine whose runs end when the test says so, in the order in which they were begun. */
+class PlannedEngine {
+  readonly begun: string[] = [];
+  readonly #ends = new Map<
+    string,
+    { resolve: (result: unknown) => void; reject: (error: unknown) => void }
+  >();
+
+  constructor() {
+    engine.compact.mockImplementation(
+      (path: string, options: CompactOptions) =>
+        new Promise((resolve, reject) => {
+          this.begun.push(path);
+          this.#ends.set(path, { resolve, reject });
+          options.onProgress?.({ phase: 'move', percent: 5, bytesDone: 0, bytesTotal: 9 });
+          options.signal?.addEventListener('abort', () => {
+            const isTime = (options.signal?.reason as Error).name === 'TimeoutError';
+            resolve(fakeCompact({ outcome: isTime ? 'out-of-time' : 'interrupted' }));
+          });
+        }),
+    );
+  }
+
+  async hasBegun(...paths: string[]): Promise<void> {
+    await vi.waitFor(() => expect(this.begun).toEqual(paths));
+  }
+
+  async end(path: string, error?: Error): Promise<void> {
+    if (error === undefined) this.#ends.get(path)!.resolve(fakeCompact());
+    else this.#ends.get(path)!.reject(error);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+const names = (text: string) => text.split('\n').map((line) => line.split(':')[0]);
+
+describe('several images at the same time', () => {
+  test('are reported whole in the order in which they end; one that fails stops none', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({ jobs: '3' }, 'a', 'b', 'c', 'd');
+    await planned.hasBegun('a', 'b', 'c');
+    await planned.end('b', new QcowError('CORRUPT', 'it is corrupt'));
+    await planned.hasBegun('a', 'b', 'c', 'd');
+    await planned.end('d');
+    await planned.end('a');
+    await planned.end('c');
+    expect(await status).toBe(5);
+    expect(names(stdout)).toEqual(['d', 'a', 'c', '']);
+    const others = stderr.split('\n').filter((line) => !/compacting|done after|stopped after/.test(line));
+    expect(others).toEqual(['qcow-compact: b: it is corrupt', '']);
+  });
+
+  test('are in the order of the command line in the document', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({ jobs: '3', json: true }, 'a', 'b', 'c');
+    await planned.hasBegun('a', 'b', 'c');
+    await planned.end('c');
+    await planned.end('a', new QcowError('IN_USE', 'in use'));
+    await planned.end('b');
+    expect(await status).toBe(6);
+    const { images } = JSON.parse(stdout) as { images: { path: string }[] };
+    expect(images.map(({ path }) => path)).toEqual(['a', 'b', 'c']);
+    expect(images).toMatchObject([{ outcome: 'failed' }, { outcome: 'compacted' }, { outcome: 'compacted' }]);
+  });
+
+  test('all hear an interrupt, and no other begins', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({ jobs: '2', json: true }, 'a', 'b', 'c', 'd');
+    await planned.hasBegun('a', 'b');
+    process.emit('SIGINT', 'SIGINT');
+    expect(await status).toBe(130);
+    expect(planned.begun).toEqual(['a', 'b']);
+    expect(JSON.parse(stdout)).toMatchObject({
+      exitStatus: 130,
+      images: [
+        { outcome: 'interrupted' },
+        { outcome: 'interrupted' },
+        { outcome: 'not-started' },
+        { outcome: 'not-started' },
+      ],
+    });
+    expect(stderr).toBe('qcow-compact: stopping at the next barrier\n');
+  });
+
+  test('end with the status of an interrupt, whatever failed before it', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({ jobs: '2', quiet: true }, 'a', 'b');
+    await planned.hasBegun('a', 'b');
+    await planned.end('a', new QcowError('CORRUPT', 'it is corrupt'));
+    process.emit('SIGINT', 'SIGINT');
+    expect(await status).toBe(130);
+  });
+
+  test('without --jobs go one by one where nothing says that they lie apart', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({}, 'a', 'b');
+    await planned.hasBegun('a');
+    await planned.end('a');
+    await planned.hasBegun('a', 'b');
+    await planned.end('b');
+    expect(await status).toBe(0);
+  });
+});
+
+test('without --jobs each file system has one image at work, as far as there are processors', async () => {
+  const planned = new PlannedEngine();
+  const here = fileURLToPath(import.meta.url);
+  // Files of Linux's own file system of processes.
+  const status = runWith({}, here, '/proc/self/status', '/proc/self/stat', '/proc/version');
+  const first = availableParallelism() > 1 ? [here, '/proc/self/status'] : [here];
+  await planned.hasBegun(...first);
+  await planned.end(here);
+  process.emit('SIGINT', 'SIGINT');
+  expect(await status).toBe(130);
+  expect(planned.begun.length).toBe(2);
+});
+
+describe('--max-time', () => {
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  const pass = (hours: number) => vi.advanceTimersByTime(hours * 3_600_000);
+
+  test('stops what is at work, begins no other, and ends with 75', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({ jobs: '2', maxTime: '2h' }, 'a', 'b', 'c');
+    await planned.hasBegun('a', 'b');
+    pass(1.9);
+    expect(stderr).not.toContain('time is up');
+    pass(0.2);
+    expect(await status).toBe(75);
+    expect(planned.begun).toEqual(['a', 'b']);
+    expect(stdout).toMatch(/^a: out of time: .*\nb: out of time: .*\nc: not begun, the time was over\n$/);
+    expect(stderr).toContain('qcow-compact: time is up, stopping at the next barrier\n');
+  });
+
+  test('has outcomes of its own in the document, and nothing on stderr', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({ jobs: '1', maxTime: '1h', json: true }, 'a', 'b');
+    await planned.hasBegun('a');
+    pass(2);
+    expect(await status).toBe(75);
+    expect(JSON.parse(stdout)).toMatchObject({
+      exitStatus: 75,
+      images: [
+        { outcome: 'out-of-time', ok: false, error: null },
+        { outcome: 'no-time-left', ok: false, error: null },
+      ],
+    });
+    expect(stderr).toBe('');
+  });
+
+  test('does not hide that another image failed', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({ jobs: '2', maxTime: '1h', quiet: true }, 'a', 'b');
+    await planned.hasBegun('a', 'b');
+    await planned.end('b', new QcowError('CORRUPT', 'it is corrupt'));
+    pass(2);
+    expect(await status).toBe(5);
+  });
+
+  test('that is not reached changes nothing, and keeps no timer', async () => {
+    engine.compact.mockResolvedValue(fakeCompact());
+    expect(await runWith({ maxTime: '1d' }, 'a')).toBe(0);
+    expect(stdout).not.toContain('time');
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  test('is not what an interrupt before it is', async () => {
+    const planned = new PlannedEngine();
+    const status = runWith({ maxTime: '1h' }, 'a');
+    await planned.hasBegun('a');
+    process.emit('SIGTERM', 'SIGTERM');
+    pass(2);
+    expect(await status).toBe(143);
+  });
+
+  test('ends what only reads, before there is a result', async () => {
+    let hasBegun = false;
+    engine.check.mockImplementation((_path: string, { signal }: CompactOptions) => {
+      hasBegun = true;
+      return new Promise((_, reject) =>
+        signal?.addEventListener('abort', () => reject(signal.reason as Error)),
+      );
+    });
+    const status = runWith({ check: true, maxTime: '1h' }, 'a');
+    await vi.waitFor(() => expect(hasBegun).toBe(true));
+    pass(2);
+    expect(await status).toBe(75);
+    expect(stdout).toBe('a: out of time before anything was changed\n');
+  });
+});
+
+test('--limit-rate is one limiter for all images, with a part of a round for each', async () => {
+  engine.compact.mockResolvedValue(fakeCompact());
+  await runWith({ jobs: '4', limitRate: '50M' }, 'a', 'b');
+  const limiters = engine.compact.mock.calls.map((call) => (call[1] as CompactOptions).limiter);
+  expect(limiters[0]).toMatchObject({ bytesPerSecond: 50 * 2 ** 20, roundBytes: 50 * 2 ** 20 });
+  expect(limiters[1]).toBe(limiters[0]);
+});
+
+test('--threshold reaches the library, and a gain passed up is a success', async () => {
+  engine.compact.mockResolvedValue(fakeCompact({ outcome: 'below-threshold', bytesLeftToReclaim: 1024 }));
+  expect(await runWith({ threshold: '10%' }, 'a')).toBe(0);
+  expect(engine.compact).toHaveBeenCalledWith('a', expect.objectContaining({ threshold: { percent: 10 } }));
+  expect(stdout).toContain('a: 4.2 GiB, left alone: 1.0 KiB (<1%) to reclaim is below the threshold\n');
 });
