@@ -31,6 +31,7 @@ export class Flusher {
 
   async #flush(): Promise<void> {
     const { tables, ledger, recycler } = this.#context;
+    if (recycler.failure !== null) throw recycler.failure;
     // Copies, in one turn: what changes from here on belongs to the next flush, with its own order.
     const writes = tables.takeDirty();
     const released = ledger.take();

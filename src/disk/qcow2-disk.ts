@@ -139,6 +139,11 @@ export class Qcow2Disk {
     return this.#changes?.recycler ?? null;
   }
 
+  /** L2 tables in memory. */
+  get cachedTables(): number {
+    return this.#source.cachedTables;
+  }
+
   /** Fills `target` from `offset`. */
   read(target: Uint8Array, offset: number): Promise<void> {
     return this.#request(offset, target.length, () => this.#source.read(target, offset));

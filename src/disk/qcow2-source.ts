@@ -21,7 +21,10 @@ export class Qcow2Source implements GuestSource {
   readonly #header: Header;
   readonly #tables: Tables;
   readonly #locks: RangeLocks;
-  /** The last compressed cluster that was read, by its place on the guest's disk: the next request may go on in it. */
+  /**
+   * The last compressed cluster that was read, by its place on the guest's disk: the next request may go on in it. Once
+   * it is written to it is not compressed any more, and never again.
+   */
   #unpacked: { guestCluster: number; bytes: Uint8Array } | null = null;
 
   constructor(
@@ -41,6 +44,10 @@ export class Qcow2Source implements GuestSource {
 
   get sizeBytes(): number {
     return this.geometry.sizeBytes;
+  }
+
+  get cachedTables(): number {
+    return this.#tables.cachedTables;
   }
 
   async read(target: Uint8Array, offset: number): Promise<void> {
@@ -109,7 +116,7 @@ export class Qcow2Source implements GuestSource {
         await this.#device.read(extent, run.host);
         const unpacked = await decompress(extent, clusterBytes, this.#header.compressionType, run.host);
         this.#copyUnpacked(unpacked, bytes, guest);
-        if (isStill()) this.#unpacked = { guestCluster, bytes: unpacked };
+        this.#unpacked = { guestCluster, bytes: unpacked };
       }
       return true;
     } finally {
@@ -120,11 +127,6 @@ export class Qcow2Source implements GuestSource {
   #copyUnpacked(unpacked: Uint8Array, bytes: Uint8Array, guest: number): void {
     const from = guest % this.geometry.clusterBytes;
     bytes.set(unpacked.subarray(from, from + bytes.length));
-  }
-
-  /** The guest's cluster is not what it was. */
-  forget(guestCluster: number): void {
-    if (this.#unpacked?.guestCluster === guestCluster) this.#unpacked = null;
   }
 
   #peekRun(guest: number, mostBytes: number): Run | null {

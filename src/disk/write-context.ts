@@ -65,6 +65,5 @@ export class WriteContext {
     table.set(guestCluster % this.geometry.entries, hi, lo, zero, allocated);
     this.tables.changed(table);
     this.recycler.tableChanged(table.cluster);
-    this.source.forget(guestCluster);
   }
 }

@@ -26,6 +26,9 @@ export interface Listener {
   ends?(begun: unknown, error: unknown): void;
   flushBegins?(): unknown;
   flushEnds?(begun: unknown, error: unknown): void;
+  /** Judges a read in place of the clients, where some write has failed; null where it is right. */
+  reads?(offset: number, bytes: Uint8Array): string | null;
+  readFails?(error: unknown): void;
 }
 
 interface Busy {
@@ -109,7 +112,18 @@ export class Clients {
 
   async #read(offset: number, lengthBytes: number): Promise<void> {
     const bytes = new Uint8Array(lengthBytes).fill(0xa5);
-    await this.#disk.read(bytes, offset);
+    try {
+      await this.#disk.read(bytes, offset);
+    } catch (error) {
+      if (this.#listener.readFails === undefined) throw error;
+      this.#listener.readFails(error);
+      this.failures++;
+      return;
+    }
+    if (this.#listener.reads !== undefined) {
+      expect(this.#listener.reads(offset, bytes), `a read of ${lengthBytes} at ${offset}`).toBeNull();
+      return;
+    }
     const wanted = this.content.subarray(offset, offset + lengthBytes);
     if (Buffer.compare(bytes, wanted) !== 0) {
       const at = bytes.findIndex((byte, i) => byte !== wanted[i]);

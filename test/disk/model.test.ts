@@ -3,7 +3,7 @@ import { test } from 'vitest';
 import { modelRun } from './model-run.js';
 
 const SEED = Number(process.env.SEED ?? 1);
-const OPERATIONS = 100_000;
+const OPERATIONS = Number(process.env.OPERATIONS ?? 100_000);
 const PER_IMAGE = 500;
 
 test(`several clients at a time see what they wrote, seeds from ${SEED}`, { timeout: 240_000 }, async () => {
