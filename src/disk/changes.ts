@@ -21,6 +21,7 @@ export class Changes {
   readonly #flusher: Flusher;
   /** Something was asked to change: else the file stays byte-identical. */
   #hasBegun = false;
+  #beginning: Promise<void> | null = null;
 
   constructor(recycler: Recycler, tables: Tables, source: Qcow2Source, allocator: Allocator) {
     this.recycler = recycler;
@@ -39,19 +40,22 @@ export class Changes {
   }
 
   /** After a failed barrier nothing that is written may count as durable: so nothing is written (C51). */
-  #begin(): void {
+  async #begin(): Promise<void> {
     if (this.failure !== null) throw this.failure;
+    if (this.#hasBegun) return;
+    this.#beginning ??= this.recycler.completeTail().finally(() => (this.#beginning = null));
+    await this.#beginning;
     this.#hasBegun = true;
   }
 
   async write(source: Uint8Array, offset: number): Promise<void> {
-    this.#begin();
+    if (!this.#hasBegun || this.failure !== null) await this.#begin();
     await this.#writer.write(source, offset);
     if (this.#isFull) await this.#flusher.flush();
   }
 
   async zero(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
-    this.#begin();
+    if (!this.#hasBegun || this.failure !== null) await this.#begin();
     await this.#zeroer.zero(offset, lengthBytes, mayUnmap);
     if (this.#isFull) await this.#flusher.flush();
   }

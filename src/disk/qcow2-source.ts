@@ -83,8 +83,11 @@ export class Qcow2Source implements GuestSource {
     for (let at = 0; at < target.length;) {
       const guest = offset + at;
       const l1Index = this.#tables.l1Index(guest);
-      const found = this.#tables.peek(l1Index);
-      const table = found === undefined ? await this.#tables.load(l1Index) : found;
+      const table = this.#tables.peek(l1Index);
+      if (table === undefined) {
+        await this.#tables.load(l1Index);
+        continue;
+      }
       const run = runAt(this.geometry, table, guest, target.length - at);
       const bytes = target.subarray(at, at + run.lengthBytes);
       if (run.content === Content.zero) bytes.fill(0);
@@ -137,6 +140,7 @@ export class Qcow2Source implements GuestSource {
   async status(offset: number, lengthBytes: number): Promise<Status> {
     const l1Index = this.#tables.l1Index(offset);
     const table = await this.#tables.load(l1Index);
+    // One look is enough: what changes meanwhile may be said either way.
     const run = runAt(this.geometry, table, offset, lengthBytes);
     if (run.content !== Content.unallocated) {
       const isZero = run.content === Content.zero;

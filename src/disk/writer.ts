@@ -56,7 +56,11 @@ export class Writer {
     for (let at = 0; at < source.length;) {
       const guest = offset + at;
       const left = source.length - at;
-      const run = this.#context.peekRun(guest, left) ?? (await this.#context.runAt(guest, left));
+      const run = this.#context.peekRun(guest, left);
+      if (run === null) {
+        await this.#context.runAt(guest, left);
+        continue;
+      }
       at += isOwnData(run)
         ? await this.#overwrite(source.subarray(at, at + run.lengthBytes), guest, run)
         : await this.#placer.place(source.subarray(at), guest);

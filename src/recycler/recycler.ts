@@ -334,6 +334,20 @@ export class Recycler {
     });
   }
 
+  /**
+   * The file ends with its last cluster, and not within it: where it ends within a sector, a crash could keep what is
+   * written to that sector and lose the length that shows all of it.
+   */
+  async completeTail(): Promise<void> {
+    const { device, clusterBytes } = this.volume;
+    if (device.lengthBytes % clusterBytes === 0) return;
+    await this.metadata.run(async () => {
+      this.#requireWorking();
+      await device.truncate(Math.ceil(device.lengthBytes / clusterBytes) * clusterBytes);
+      await this.flush();
+    });
+  }
+
   /** Makes room for `count` more junk clusters at the end of the file; they read as zeroes. */
   async extend(count: number): Promise<void> {
     await this.metadata.run(() => this.extendLocked(count));

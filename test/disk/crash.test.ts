@@ -21,6 +21,24 @@ test(`crashes of live disks on random images, seeds from ${SEED}`, { timeout: 24
   expect(tally.qemuChecks).toBeGreaterThanOrEqual(6);
 });
 
+test('crashes where the file ends within a sector of data', async () => {
+  const bytes = image({ clusterBits: 10, virtualSize: 20 * 1024, seed: SEED })
+    .writeRange(0, 6)
+    .layout({ partialTail: true, junkAtEnd: 1 })
+    .build();
+  const built = {
+    bytes: bytes.subarray(0, bytes.length - (bytes.length % 512) - 301),
+    base: null,
+    description: 'a tail',
+  };
+  const tally = new DiskTally(directory.path('tail.qcow2'));
+  for (let seed = SEED; seed < SEED + 12; seed++) {
+    const run = await recordDisk(seed, built, { operations: 12, mix: { isAligned: true } });
+    await tally.judge(run, seed, 30);
+  }
+  console.log(tally.report());
+});
+
 test('crashes while the refcount table grows', { timeout: 120_000 }, async () => {
   // Counts of 64 bits in clusters of 512 bytes: one cluster of the table describes 4096 clusters, nearly all in use.
   const described = 64 * 64;
