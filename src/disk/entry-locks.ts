@@ -38,15 +38,47 @@ export async function lockEntries(
     const isStill = () => tables.peek(l1Index) === table;
     if (isStill()) {
       const { range, count } = rangeOf(geometry, table, index, mostCount);
-      if (range.count === 0) return { table, count, release: releaseTable };
+      if (range.count === 0) return held(table, count, releaseTable);
       const releaseData = await locks.exclusive(range.first, range.count);
       const now = rangeOf(geometry, table, index, mostCount);
       const isSame = now.range.first === range.first && now.count === count;
-      if (isStill() && isSame) return { table, count, release: () => (releaseData(), releaseTable()) };
+      if (isStill() && isSame) {
+        return held(table, count, () => {
+          releaseData();
+          releaseTable();
+        });
+      }
       releaseData();
     }
     releaseTable();
   }
+}
+
+/** The same of a table alone, for changes that let go of nothing. */
+export async function lockTable(
+  { tables, locks }: WriteContext,
+  ownTables: OwnTables,
+  l1Index: number,
+): Promise<LockedEntries> {
+  for (;;) {
+    const table = await ownTables.get(l1Index);
+    const release = await locks.lock(table.cluster, 1, Access.changing);
+    if (tables.peek(l1Index) === table) return held(table, 0, release);
+    release();
+  }
+}
+
+/** The table stays in memory until `release`. */
+function held(table: Table, count: number, release: Release): LockedEntries {
+  table.holders++;
+  return {
+    table,
+    count,
+    release() {
+      table.holders--;
+      release();
+    },
+  };
 }
 
 function rangeOf(

@@ -6,7 +6,7 @@ import { HI_COPIED, LO_ZERO } from '../format/entries.js';
 import { TWO_32 } from '../format/words.js';
 import { Kind } from '../image/host-clusters.js';
 import { Access } from '../recycler/locks.js';
-import { lockEntries } from './entry-locks.js';
+import { lockEntries, lockTable } from './entry-locks.js';
 import { SUBCLUSTERS } from './geometry.js';
 import { Content, clusterOfEntry } from './mapping.js';
 import type { OwnTables } from './own-table.js';
@@ -216,7 +216,7 @@ export class Placer {
         release();
       }
     }
-    const { table, release } = await this.#lockTable(tables.l1Index(guest));
+    const { table, release } = await lockTable(this.#context, this.#ownTables, tables.l1Index(guest));
     let [zero, allocated] = [0, 0];
     if (geometry.isExtended) {
       const first = (start % clusterBytes) / unitBytes;
@@ -228,16 +228,6 @@ export class Placer {
     const lo = (table.lo(index) & ~LO_ZERO) >>> 0;
     this.#context.setEntry(table, guestCluster, table.hi(index), lo, zero, allocated);
     release();
-  }
-
-  /** For a change that lets go of nothing. */
-  async #lockTable(l1Index: number): Promise<{ table: Table; release: () => void }> {
-    for (;;) {
-      const table = await this.#ownTables.get(l1Index);
-      const release = await this.#context.locks.lock(table.cluster, 1, Access.changing);
-      if (this.#context.tables.peek(l1Index) === table) return { table, release };
-      release();
-    }
   }
 }
 

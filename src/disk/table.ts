@@ -15,6 +15,8 @@ export class Table {
   readonly bytes: Uint8Array;
   /** What is being written is not forgotten before it is on disk. */
   isWriting = false;
+  /** Who is about to change it: else it could be forgotten before, and the change with it. */
+  holders = 0;
   /** Used since the last look at what may be forgotten. */
   isRecent = true;
   readonly #view: DataView;

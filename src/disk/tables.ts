@@ -128,7 +128,7 @@ export class Tables {
     for (let looks = this.#cached.size; this.#cached.size >= this.#mostTables && looks > 0; looks--) {
       const [oldest, candidate] = this.#cached.entries().next().value!;
       this.#cached.delete(oldest);
-      if (!candidate.isRecent && !candidate.isDirty && !candidate.isWriting) continue;
+      if (!candidate.isRecent && !isNeeded(candidate)) continue;
       candidate.isRecent = false;
       this.#cached.set(oldest, candidate);
     }
@@ -171,4 +171,9 @@ export class Tables {
     }
     this.written(writes);
   }
+}
+
+/** What is in memory only, or about to be. */
+function isNeeded(table: Table): boolean {
+  return table.isDirty || table.isWriting || table.holders > 0;
 }

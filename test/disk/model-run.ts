@@ -90,13 +90,24 @@ export async function contentOf(bytes: Uint8Array, base: Uint8Array | null): Pro
   return content;
 }
 
-export async function modelRun(seed: number, operations: number): Promise<void> {
+export interface ModelOptions {
+  /** Default one by the seed. */
+  image?: DiskImage;
+  mix?: Partial<Mix>;
+  cacheBytes?: number;
+}
+
+export async function modelRun(
+  seed: number,
+  operations: number,
+  { image: given, mix: wanted = {}, cacheBytes }: ModelOptions = {},
+): Promise<void> {
   const random = new Random(seed);
-  const { bytes, description, base } = diskImage(seed);
-  const mix: Mix = { clients: random.between(1, 6), mostBytes: random.pick([2000, 8000, 30_000]) };
+  const { bytes, description, base } = given ?? diskImage(seed);
+  const mix: Mix = { clients: random.between(1, 6), mostBytes: random.pick([2000, 8000, 30_000]), ...wanted };
   const options = {
     fillBytes: random.pick([1, 4, 20]) * 512,
-    cacheBytes: random.pick([0, 4000, 1 << 20]),
+    cacheBytes: cacheBytes ?? random.pick([0, 4000, 1 << 20]),
     findBacking: findIn(base),
   };
   const what = `seed ${seed}: ${JSON.stringify({ ...mix, ...options })} ${description}`;
