@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const ENGINE_FOLDERS = ['recycler', 'image', 'device', 'compactor', 'format'];
+const ENGINE_FOLDERS = ['recycler', 'image', 'device', 'compactor', 'format', 'disk', 'nbd'];
 
 /** Files loaded from this project by `node ...args`, packages by name, sources by path below src. */
 export function loadedModules(args, root, workDir) {

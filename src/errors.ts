@@ -22,6 +22,8 @@ export const EXIT_STATUS = {
   PLATFORM: 9,
   /** The secret opens no key slot of an image that LUKS encrypts. */
   WRONG_SECRET: 10,
+  /** The socket or port to serve on is taken, or cannot be made. */
+  CANNOT_LISTEN: 11,
 } as const;
 
 export type ErrorCode = keyof typeof EXIT_STATUS;

@@ -1,4 +1,4 @@
-/** The command line. Only what `--help` and `--version` need is loaded here; the engine comes with run.js. */
+/** The command line. Only what `--help` and `--version` need is loaded here; the engine comes with run.js and serve.js. */
 import { Command, CommanderError, Option } from 'commander';
 import {
   REPAIR_CHOICES,
@@ -20,6 +20,8 @@ Examples:
   qcow-compact --repair vm.qcow2           repair what a crash left, then compact
   qcow-compact --threshold 10% --max-time 2h --limit-rate 50M --quiet /vms/*.qcow2
                                            every night: what is worth it, within bounds
+  qcow-compact serve --socket vm.sock vm.qcow2
+                                           an NBD server for a VM to run on; see \`serve --help\`
 
 A bare number is seconds, or bytes; K, M, G and T are powers of 1024.
 
@@ -29,7 +31,7 @@ Exit status: 0 done; others in docs/exit-codes.md.`;
 function createProgram(): Command {
   return new Command('qcow-compact')
     .description('Compacts qcow2 disk images in place, crash-safely.')
-    .usage('[options] IMAGE...')
+    .usage('[options] IMAGE...\n       qcow-compact serve [options] IMAGE')
     .argument('[images...]', 'qcow2 images; nothing else may have them open')
     .option('--dry-run', 'tell what would be done and gained; write nothing')
     .option('--check', 'check the images in the manner of `qemu-img check`; write nothing')
@@ -92,13 +94,19 @@ async function runRequest(request: Request): Promise<number> {
   }
 }
 
+/** An image of the name of a command is `./serve`. */
+async function runCommand(argv: string[]): Promise<number> {
+  if (argv[0] === 'serve') return (await import('./serve.js')).serve(argv.slice(1));
+  const request = readCommandLine(argv);
+  return request === null ? 0 : runRequest(request);
+}
+
 /** The exit status. */
 async function main(argv: string[]): Promise<number> {
   const output = survivePipes();
   let status: number;
   try {
-    const request = readCommandLine(argv);
-    status = request === null ? 0 : await runRequest(request);
+    status = await runCommand(argv);
   } catch (error) {
     if (!(error instanceof UsageError)) throw error;
     if (argv.includes('--json')) {

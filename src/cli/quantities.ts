@@ -20,6 +20,14 @@ function amountOf(text: string, units: Record<string, number>): number {
   return factor === undefined ? NaN : Number(number) * factor;
 }
 
+export function parseBytes(option: string, text: string): number {
+  const bytes = bytesOf(text);
+  if (bytes >= 0) return bytes;
+  throw new UsageError(
+    `\`${option}\` must be bytes, such as \`64M\` (K, M and G are binary); got \`${text}\``,
+  );
+}
+
 /** Bytes a second. */
 export function parseRate(option: string, text: string): number {
   const rate = bytesOf(text);

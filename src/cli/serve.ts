@@ -1,0 +1,113 @@
+/** `qcow-compact serve`: an image as a disk for a VM, until a signal ends it. */
+import fs from 'node:fs';
+import { inspect } from 'node:util';
+import { systemReason } from '../device/system-error.js';
+import { Qcow2Disk } from '../disk/qcow2-disk.js';
+import { QcowError } from '../errors.js';
+import { NbdServer } from '../nbd/server.js';
+import { checkTls, type TlsFiles } from '../nbd/tls.js';
+import { describeFailure } from './outcome.js';
+import { canDraw } from './progress.js';
+import { readServeLine, type ServeRequest, type TlsPaths } from './serve-arguments.js';
+import { listenAt, uriOf } from './serve-place.js';
+import { jsonReport, plainReport, type ServeReport } from './serve-report.js';
+import { watchStops } from './stops.js';
+import { UsageError } from './usage-error.js';
+
+/** The exit status; all errors are reported here. */
+export async function serve(argv: string[]): Promise<number> {
+  let request: ServeRequest | null = null;
+  try {
+    request = readServeLine(argv);
+    return request === null ? 0 : await serveImage(request, reportFor(request.json, request));
+  } catch (error) {
+    const isUsage = error instanceof UsageError;
+    const { code, message, exitStatus } = isUsage ? error : describeFailure(error, 'compact', { QcowError });
+    const report = reportFor(request?.json ?? argv.includes('--json'), request);
+    report.failed({ code, message, exitStatus }, isUsage ? null : (request?.path ?? null));
+    if (request?.debug === true) process.stderr.write(`${inspect(error)}\n`);
+    return exitStatus;
+  }
+}
+
+function reportFor(json: boolean, request: ServeRequest | null): ServeReport {
+  const stdout = (text: string): boolean => process.stdout.write(text);
+  const stderr = (text: string): boolean => process.stderr.write(text);
+  return json
+    ? jsonReport(stdout, stderr)
+    : plainReport(request?.path ?? '', request?.quiet === true, stdout, stderr);
+}
+
+async function serveImage(request: ServeRequest, report: ServeReport): Promise<number> {
+  const { path, place, readOnly, exportName, cacheBytes } = request;
+  const tls = request.tls === null ? null : readTls(request.tls);
+  let endLine: () => void = () => undefined;
+  const stops = watchStops(undefined, {
+    onStop() {
+      endLine();
+      report.stopping();
+    },
+    beforeEnd: () => endLine(),
+  });
+  try {
+    const disk = await Qcow2Disk.open(path, { readOnly, cacheBytes });
+    const server = serverOn(disk, { exportName, tls, report });
+    try {
+      const port = await listenAt(server, place);
+      const uri = uriOf(place, port, exportName, tls !== null);
+      const { sizeBytes } = disk;
+      report.ready({ path, uri, sizeBytes, readOnly, export: exportName, pid: process.pid });
+      if (!request.quiet && canDraw(process.stderr) && !stops.signal.aborted)
+        endLine = (await import('./serve-line.js')).showServing(process.stderr, path, server.traffic);
+      await aborted(stops.signal);
+      await server.stop();
+    } finally {
+      await disk.close();
+    }
+    report.stopped(server.traffic);
+    return 0;
+  } finally {
+    endLine();
+    stops.stopWatching();
+  }
+}
+
+function serverOn(
+  disk: Qcow2Disk,
+  { exportName, tls, report }: { exportName: string; tls: TlsFiles | null; report: ServeReport },
+): NbdServer {
+  const server = new NbdServer({
+    served: { name: exportName, disk },
+    tls,
+    onBegin: () => report.clients('connected', server.traffic.clients),
+    onEnd: (problem) => report.clients('disconnected', server.traffic.clients, problem?.message),
+    onFailure: (error) => report.failure(describeFailure(error, 'compact', { QcowError })),
+  });
+  return server;
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+}
+
+function readTls(paths: TlsPaths): TlsFiles {
+  const read = (option: string, path: string): Buffer => {
+    try {
+      return fs.readFileSync(path);
+    } catch (error) {
+      throw new UsageError(`\`${option}\` cannot be read: ${systemReason(error)}`);
+    }
+  };
+  const files: TlsFiles = {
+    cert: read('--tls-cert', paths.cert),
+    key: read('--tls-key', paths.key),
+    ...(paths.ca !== undefined && { ca: read('--tls-ca', paths.ca) }),
+  };
+  try {
+    checkTls(files);
+  } catch (error) {
+    throw new UsageError(`the files of \`--tls-...\` are no certificate and its key: ${systemReason(error)}`);
+  }
+  return files;
+}

@@ -1,0 +1,132 @@
+/** One client, from the greeting to its end. */
+import type { Socket } from 'node:net';
+import type { Budget } from './budget.js';
+import type { BufferPool } from './buffer-pool.js';
+import { ProtocolError } from './errors.js';
+import type { Export } from './export.js';
+import { Haggling, type HagglingOptions, type Terms } from './haggling.js';
+import { Disconnected, Input } from './input.js';
+import { Output } from './output.js';
+import { type TlsFiles, startTls } from './tls.js';
+import type { Traffic } from './traffic.js';
+import { Transmission } from './transmission.js';
+import { Work } from './work.js';
+
+/** Whoever has not chosen an export by then is cut off: it may be nobody. */
+const NEGOTIATION_MS = 30_000;
+/** That a client has to close its side, once all is said. */
+const LINGER_MS = 2_000;
+
+export interface ConnectionOptions {
+  served: Export;
+  tls: TlsFiles | null;
+  budget: Budget;
+  pool: BufferPool;
+  traffic: Traffic;
+  onFailure: (error: unknown) => void;
+  negotiationMs?: number;
+}
+
+export class Connection {
+  readonly #options: ConnectionOptions;
+  /** That of TLS once it has begun. */
+  #socket: Socket;
+  #transmission: Transmission | null = null;
+  #input: Input;
+  #isStopping = false;
+
+  constructor(socket: Socket, options: ConnectionOptions) {
+    this.#options = options;
+    this.#socket = socket;
+    this.#input = this.#listen(socket);
+  }
+
+  /** Resolves when the connection is over; null, or what the client did wrong. */
+  async run(): Promise<ProtocolError | null> {
+    try {
+      const agreed = await this.#negotiate();
+      if (agreed !== null) await this.#transmit(agreed);
+      await this.#end();
+      return null;
+    } catch (error) {
+      this.cut();
+      if (error instanceof Disconnected) return null;
+      if (error instanceof ProtocolError) return error;
+      throw error;
+    }
+  }
+
+  /** Requests under way are answered, then the connection ends. */
+  stop(): void {
+    this.#isStopping = true;
+    if (this.#transmission === null) this.cut();
+    else this.#transmission.stop();
+  }
+
+  cut(): void {
+    this.#socket.destroy();
+  }
+
+  /** The client closes too; one that does not is cut off. */
+  async #end(): Promise<void> {
+    if (this.#socket.destroyed) return;
+    const closed = new Promise((resolve) => this.#socket.once('close', resolve));
+    const timer = setTimeout(() => this.cut(), LINGER_MS);
+    this.#input.discard();
+    this.#socket.end();
+    await closed;
+    clearTimeout(timer);
+  }
+
+  #listen(socket: Socket): Input {
+    // What it means is seen at the reading end, and at the writing one by nobody.
+    socket.on('error', () => undefined);
+    return new Input(socket);
+  }
+
+  async #negotiate(): Promise<{ terms: Terms; output: Output } | null> {
+    const timer = setTimeout(() => this.cut(), this.#options.negotiationMs ?? NEGOTIATION_MS);
+    try {
+      let output = new Output(this.#socket);
+      let haggling = await Haggling.greet(this.#input, output, this.#hagglingOptions());
+      for (;;) {
+        const outcome = await haggling.run();
+        if (outcome.kind === 'terms') return { terms: outcome.terms, output };
+        await output.drained();
+        if (outcome.kind === 'gone') return null;
+        await this.#secure();
+        output = new Output(this.#socket);
+        haggling = haggling.within(this.#input, output);
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #hagglingOptions(): HagglingOptions {
+    const { served, tls } = this.#options;
+    return { served, tls: tls === null ? 'none' : 'required', isStopping: () => this.#isStopping };
+  }
+
+  async #secure(): Promise<void> {
+    try {
+      this.#socket = await startTls(this.#socket, this.#options.tls!);
+    } catch (error) {
+      throw new ProtocolError(`TLS failed: ${error instanceof Error ? error.message : String(error)}`);
+    }
+    this.#input = this.#listen(this.#socket);
+  }
+
+  async #transmit({ terms, output }: { terms: Terms; output: Output }): Promise<void> {
+    const { served, budget, pool, traffic, onFailure } = this.#options;
+    const cut = (): void => this.cut();
+    const work = new Work((error) => {
+      onFailure(error);
+      cut();
+    });
+    const share = budget.open();
+    const context = { disk: served.disk, terms, output, work, share, pool, traffic, onFailure, cut };
+    this.#transmission = new Transmission(context, this.#input);
+    await this.#transmission.run();
+  }
+}

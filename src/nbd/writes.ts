@@ -1,0 +1,74 @@
+/** WRITE: piece by piece as the data come, so that of a client that stops amidst them no more than a piece is held. */
+import { PIECE_BYTES } from './buffer-pool.js';
+import type { Input } from './input.js';
+import { CommandFlag } from './protocol.js';
+import { PiecedReply, type Replies } from './replies.js';
+import type { Request } from './transmission-codec.js';
+import type { WorkContext } from './work-context.js';
+
+export class Writes {
+  readonly #context: WorkContext;
+  readonly #replies: Replies;
+  readonly #input: Input;
+
+  constructor(context: WorkContext, replies: Replies, input: Input) {
+    this.#context = context;
+    this.#replies = replies;
+    this.#input = input;
+  }
+
+  /** Resolves when all data have come. Throws Disconnected; pieces that were whole are written then. */
+  async accept(request: Request): Promise<void> {
+    const { share, pool, work, traffic } = this.#context;
+    const { lengthBytes } = request;
+    if (lengthBytes === 0) return this.#replies.done(request);
+    const reply = new PiecedReply(Math.ceil(lengthBytes / PIECE_BYTES));
+    for (let at = 0; at < lengthBytes; at += PIECE_BYTES) {
+      const length = Math.min(PIECE_BYTES, lengthBytes - at);
+      if (!share.tryTake(length)) await share.take(length);
+      const buffer = pool.take(length);
+      const bytes = buffer.subarray(0, length);
+      try {
+        if (!this.#input.tryTakeInto(bytes)) await this.#input.takeInto(bytes);
+      } catch (error) {
+        this.#release(buffer, length);
+        throw error;
+      }
+      traffic.bytesWritten += length;
+      work.begin(this.#writePiece(request, reply, request.offset + at, { buffer, bytes }));
+    }
+  }
+
+  async #writePiece(
+    request: Request,
+    reply: PiecedReply,
+    offset: number,
+    { buffer, bytes }: { buffer: Buffer; bytes: Buffer },
+  ): Promise<void> {
+    const { disk } = this.#context;
+    let isLast: boolean;
+    try {
+      await disk.write(bytes, offset);
+    } catch (error) {
+      reply.fail(error);
+    } finally {
+      this.#release(buffer, bytes.length);
+      isLast = reply.finishPiece();
+    }
+    if (!isLast) return;
+    if (reply.failure === undefined && (request.flags & CommandFlag.fua) !== 0) {
+      try {
+        await disk.flush();
+      } catch (error) {
+        reply.fail(error);
+      }
+    }
+    if (reply.failure === undefined) this.#replies.done(request);
+    else this.#replies.fail(request, reply.failure.error);
+  }
+
+  #release(buffer: Buffer, length: number): void {
+    this.#context.pool.give(buffer);
+    this.#context.share.give(length);
+  }
+}
