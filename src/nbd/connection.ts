@@ -1,5 +1,5 @@
 /** One client, from the greeting to its end. */
-import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { Budget } from './budget.js';
 import type { BufferPool } from './buffer-pool.js';
 import { ProtocolError } from './errors.js';
@@ -30,12 +30,12 @@ export interface ConnectionOptions {
 export class Connection {
   readonly #options: ConnectionOptions;
   /** That of TLS once it has begun. */
-  #socket: Socket;
+  #socket: Duplex;
   #transmission: Transmission | null = null;
   #input: Input;
   #isStopping = false;
 
-  constructor(socket: Socket, options: ConnectionOptions) {
+  constructor(socket: Duplex, options: ConnectionOptions) {
     this.#options = options;
     this.#socket = socket;
     this.#input = this.#listen(socket);
@@ -78,7 +78,7 @@ export class Connection {
     clearTimeout(timer);
   }
 
-  #listen(socket: Socket): Input {
+  #listen(socket: Duplex): Input {
     // What it means is seen at the reading end, and at the writing one by nobody.
     socket.on('error', () => undefined);
     return new Input(socket);

@@ -1,6 +1,6 @@
 /** TLS within a connection that began without. */
 import { once } from 'node:events';
-import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import tls from 'node:tls';
 
 export interface TlsFiles {
@@ -20,7 +20,7 @@ function contextOf({ cert, key, ca }: TlsFiles): tls.SecureContextOptions {
 }
 
 /** The socket within TLS, once the client has shown what it must. Rejects where it does not, or breaks off. */
-export async function startTls(socket: Socket, files: TlsFiles): Promise<tls.TLSSocket> {
+export async function startTls(socket: Duplex, files: TlsFiles): Promise<tls.TLSSocket> {
   const asksForCertificate = files.ca !== undefined;
   const server = tls.createServer({
     ...contextOf(files),
