@@ -33,8 +33,11 @@ export async function startTls(socket: Duplex, files: TlsFiles): Promise<tls.TLS
   });
   // It comes to nothing where the handshake succeeds first.
   broken.catch(() => undefined);
+  // One that closes its side during the handshake would else be waited for.
+  socket.allowHalfOpen = false;
   const secure = once(server, 'secureConnection') as Promise<[tls.TLSSocket]>;
   server.emit('connection', socket);
   const [within] = await Promise.race([secure, broken]);
+  within.allowHalfOpen = true;
   return within;
 }

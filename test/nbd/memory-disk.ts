@@ -3,6 +3,8 @@ import type { DiskStatus, ServedDisk } from '../../src/nbd/served-disk.js';
 
 type Operation = 'read' | 'write' | 'writeZeroes' | 'discard' | 'flush' | 'blockStatus';
 
+const ZEROES = new Uint8Array(4096);
+
 export class MemoryDisk implements ServedDisk {
   readonly bytes: Uint8Array;
   readonly isReadOnly: boolean;
@@ -59,7 +61,7 @@ export class MemoryDisk implements ServedDisk {
     await this.#do('blockStatus', offset, lengthBytes, () => undefined);
     for (let at = offset; at < offset + lengthBytes;) {
       const end = Math.min(offset + lengthBytes, at + 4096 - (at % 4096));
-      const isZero = this.bytes.subarray(at, end).every((byte) => byte === 0);
+      const isZero = Buffer.compare(this.bytes.subarray(at, end), ZEROES.subarray(0, end - at)) === 0;
       const last = found.at(-1);
       if (last?.isZero === isZero) last.lengthBytes += end - at;
       else found.push({ offset: at, lengthBytes: end - at, isAllocated: !isZero, isZero });

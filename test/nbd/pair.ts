@@ -3,11 +3,11 @@ import { Duplex } from 'node:stream';
 
 class End extends Duplex {
   peer: End | null = null;
-  #taken: (() => void) | null = null;
+  #taken: ((error?: Error) => void) | null = null;
 
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+  override _write(chunk: Buffer, _encoding: string, done: (error?: Error) => void): void {
     const peer = this.peer!;
-    if (peer.destroyed) return;
+    if (peer.destroyed) return done(new Error('EPIPE'));
     // As a host does: the writer may use its bytes again.
     if (peer.push(Buffer.from(chunk))) done();
     else peer.#taken = done;
@@ -26,6 +26,7 @@ class End extends Duplex {
 
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     const { peer } = this;
+    this.#taken?.(new Error('EPIPE'));
     if (peer !== null && !peer.destroyed && !peer.readableEnded) peer.push(null);
     done(error);
   }
