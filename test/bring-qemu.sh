@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The tests let QEMU judge, and as root they run on file systems of their own: installs what is missing of
-# qemu-utils, e2fsprogs, xfsprogs and btrfs-progs, or says the line to type.
+# qemu-utils, libnbd's clients, openssl, e2fsprogs, xfsprogs and btrfs-progs, or says the line to type.
 set -euo pipefail
 
 missing=()
-for tool in qemu-img qemu-io qemu-nbd; do
+for tool in qemu-img qemu-io qemu-nbd nbdinfo nbdcopy nbdsh openssl; do
   command -v "$tool" >/dev/null || missing+=("$tool")
 done
 if [ "$(uname)" = Linux ] && [ "$(id -u)" -eq 0 ]; then
@@ -15,10 +15,10 @@ fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 # Install steps stay on one line each, so that the hint below is what runs.
-install='apt-get update && apt-get install -y --no-install-recommends qemu-utils e2fsprogs xfsprogs btrfs-progs'
+install='apt-get update && apt-get install -y --no-install-recommends qemu-utils libnbd-bin python3-libnbd openssl e2fsprogs xfsprogs btrfs-progs'
 echo "bring-qemu: ${missing[*]} missing" >&2
 if ! command -v apt-get >/dev/null; then
-  echo 'bring-qemu: install QEMU by your package manager (macOS: brew install qemu), then try again' >&2
+  echo 'bring-qemu: install QEMU and libnbd by your package manager (macOS: brew install qemu libnbd), then try again' >&2
   exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
