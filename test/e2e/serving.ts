@@ -16,9 +16,9 @@ export interface Serving {
   ready: ServeEvent;
   /** So far. */
   events: ServeEvent[];
-  kill(signal: NodeJS.Signals): void;
+  kill: (signal: NodeJS.Signals) => void;
   /** With SIGTERM. */
-  stop(): Promise<CliRun>;
+  stop: () => Promise<CliRun>;
   ended: Promise<CliRun>;
 }
 

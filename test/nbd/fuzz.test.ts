@@ -61,7 +61,7 @@ function mutate(parts: Buffer[], random: Random): Buffer {
   for (let i = random.int(4); i > 0 && bytes.length > 4; i--) {
     const at = random.int(bytes.length - 4);
     if (random.chance(0.5)) bytes[at] = random.int(256);
-    else if (random.chance(0.5)) bytes.writeUInt32BE(random.pick(EDGES), at);
+    else if (i % 2 === 0) bytes.writeUInt32BE(random.pick(EDGES), at);
     else bytes[at]! ^= 1 << random.int(8);
   }
   if (random.chance(0.2)) return bytes.subarray(0, random.int(bytes.length));

@@ -1,7 +1,7 @@
 /** The negotiation byte by byte: what is offered, refused, and in which order it counts. */
 import { describe, expect, test } from 'vitest';
 import {
-  Client,
+  type Client,
   CMD,
   ERR,
   Gone,

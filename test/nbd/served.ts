@@ -40,7 +40,7 @@ export interface Served {
   server: NbdServer;
   failures: unknown[];
   problems: (ProtocolError | null)[];
-  connect(): Client;
+  connect: () => Client;
 }
 
 export async function serveAt(
