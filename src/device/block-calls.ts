@@ -14,7 +14,7 @@ interface Koffi {
 type Fallocate = (fd: number, mode: number, offset: number, lengthBytes: number) => number;
 type Ioctl = (fd: number, request: number, argument: Uint8Array) => number;
 
-const koffi = lazyModule<Koffi>('koffi');
+export const koffi = lazyModule<Koffi>('koffi');
 
 const FALLOC_FL_KEEP_SIZE = 0x01;
 const FALLOC_FL_PUNCH_HOLE = 0x02;
@@ -29,7 +29,7 @@ function loadFallocate(): Fallocate | null {
 }
 
 /** A function of the C library; null where there is none, or where it would be called wrongly. */
-function load<F>(prototype: string): F | null {
+export function load<F>(prototype: string): F | null {
   if (process.platform !== 'linux') return null;
   // Where off_t has 32 bits the prototypes would be wrong.
   if (['arm', 'ia32', 'mips', 'mipsel'].includes(process.arch)) return null;

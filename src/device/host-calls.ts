@@ -12,15 +12,17 @@ export function hasFileLocks(): boolean {
 }
 
 /**
- * Takes a POSIX write lock on the whole file, which conflicts with QEMU's byte locks in both directions (I7).
+ * Takes a POSIX lock on the whole file, which conflicts with QEMU's byte locks in both directions (I7); one for reading
+ * too, with QEMU's for reading.
  * Never waits: rejects with EAGAIN or EACCES where another process holds a lock.
  */
-export function lockWholeFile(fd: number): Promise<void> {
+export function lockWholeFile(fd: number, mode: 'write' | 'read' = 'write'): Promise<void> {
   const ext = fsExt();
   if (ext === null) return Promise.reject(systemError('ENOSYS', 'fcntl'));
+  const { F_WRLCK, F_RDLCK } = ext.constants;
   return new Promise((resolve, reject) => {
     // Not fcntlSync: that passes the lock type where the kernel expects a struct flock, and fails with EFAULT.
-    ext.fcntl(fd, 'setlk', ext.constants.F_WRLCK, (error) => {
+    ext.fcntl(fd, 'setlk', mode === 'write' ? F_WRLCK : F_RDLCK, (error) => {
       if (error === null) resolve();
       else reject(error);
     });

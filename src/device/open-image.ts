@@ -7,6 +7,7 @@ import fs from 'node:fs';
 import { QcowError } from '../errors.js';
 import { FileDevice } from './file-device.js';
 import { hasFileLocks, lockWholeFile } from './host-calls.js';
+import { hasReaderLocks, lockAsReader } from './reader-lock.js';
 import { errorCode, systemReason } from './system-error.js';
 
 /** `write` needs a file that can be written and locked; `inspect` also takes one that can only be read. */
@@ -26,15 +27,46 @@ export interface OpenedImage {
  */
 const openFiles = new Map<string, number[]>();
 
-export async function openImageFile(path: string, options: { mode: OpenMode }): Promise<OpenedImage> {
-  if (!hasFileLocks()) {
-    throw new QcowError('PLATFORM', 'this platform has no usable file locks', {
-      hint:
-        process.platform === 'win32'
-          ? 'run it on Linux or macOS'
-          : 'the package fs-ext is missing or was not built; reinstall with a C++ compiler at hand',
-    });
+function requireLocks(): void {
+  if (hasFileLocks()) return;
+  throw new QcowError('PLATFORM', 'this platform has no usable file locks', {
+    hint:
+      process.platform === 'win32'
+        ? 'run it on Linux or macOS'
+        : 'the package fs-ext is missing or was not built; reinstall with a C++ compiler at hand',
+  });
+}
+
+/** A file that is only read, by others as well: nobody can open it for writing meanwhile. */
+export interface SharedFile {
+  device: FileDevice;
+  /** The same for every name of the file. */
+  key: string;
+}
+
+/** Opens a file for reading, locked as QEMU locks what it reads. */
+export async function openSharedFile(path: string): Promise<SharedFile> {
+  requireLocks();
+  const key = fileKey(await statFile(path));
+  const isShared = hasReaderLocks();
+  // Closing a descriptor of a file that is locked here the other way would drop that lock.
+  if (openFiles.has(key)) throw inUse('this process has it open already');
+  if (!isShared) openFiles.set(key, []);
+  let fd: number | undefined;
+  try {
+    fd = (await openReadOnly(path)).fd;
+    requireSameFile(key, fd);
+    await takeLock(() => (isShared ? lockAsReader(fd!) : lockWholeFile(fd!, 'read')));
+    return { device: new FileDevice(fd, path, { onClose: () => isShared || release(key) }), key };
+  } catch (error) {
+    if (fd !== undefined) discard(isShared ? null : key, fd);
+    if (!isShared) release(key);
+    throw error;
   }
+}
+
+export async function openImageFile(path: string, options: { mode: OpenMode }): Promise<OpenedImage> {
+  requireLocks();
   const found = await statFile(path);
   const key = fileKey(found);
   // From here to `set` there is no await: two calls at the same time cannot both pass.
@@ -45,7 +77,7 @@ export async function openImageFile(path: string, options: { mode: OpenMode }): 
     const opened = await openFile(path, options.mode);
     fd = opened.fd;
     requireSameFile(key, fd);
-    if (!opened.readOnly) await lock(fd);
+    if (!opened.readOnly) await takeLock(() => lockWholeFile(opened.fd));
     const device = new FileDevice(fd, path, { onClose: () => release(key) });
     return { device, readOnly: opened.readOnly, locked: !opened.readOnly };
   } catch (error) {
@@ -124,9 +156,9 @@ function requireSameFile(key: string, fd: number): void {
   });
 }
 
-async function lock(fd: number): Promise<void> {
+async function takeLock(lock: () => Promise<void>): Promise<void> {
   try {
-    await lockWholeFile(fd);
+    await lock();
   } catch (error) {
     const code = errorCode(error);
     if (code === 'EAGAIN' || code === 'EACCES')
@@ -146,7 +178,7 @@ function inUse(what: string, cause?: unknown): QcowError {
 }
 
 /** Closes a descriptor that is not needed, unless its file is another one that this process has locked. */
-function discard(key: string, fd: number): void {
+function discard(key: string | null, fd: number): void {
   const actual = fileKey(fs.fstatSync(fd, { bigint: true }));
   const holder = actual === key ? undefined : openFiles.get(actual);
   if (holder === undefined) fs.closeSync(fd);

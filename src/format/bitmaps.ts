@@ -36,6 +36,8 @@ export interface BitmapEntry {
   at: number;
   tableOffset: number;
   tableEntries: number;
+  /** It is to note what the guest writes, and has noted all so far. */
+  isRecording: boolean;
 }
 
 function damaged(what: string, where: string): QcowError {
@@ -91,7 +93,8 @@ export function parseBitmapDirectory(
     requireKnown(view, at, index, where(at));
     const fault = entryFault(view, at, header);
     if (fault !== null) throw damaged(`bitmap ${index} has ${fault}`, where(at));
-    entries.push({ at, tableOffset: readWord(view, at), tableEntries: view.getUint32(at + 8) });
+    const isRecording = (view.getUint32(at + 12) & (FLAG.auto | FLAG.inUse)) === FLAG.auto;
+    entries.push({ at, tableOffset: readWord(view, at), tableEntries: view.getUint32(at + 8), isRecording });
     at = next;
   }
   if (entries.length < bitmapCount)

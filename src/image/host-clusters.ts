@@ -54,6 +54,8 @@ export class HostClusters {
   refs: Uint32Array;
   /** Kind and flags of each cluster; hot loops compare with 0 (`Kind.none`, no flag) or set a kind without one. */
   kinds: Uint8Array;
+  /** Active entries without COPIED beyond the first, where there are any: legal, though QEMU makes none. */
+  readonly #aliases = new Map<number, number>();
 
   constructor(count: number) {
     this.#count = count;
@@ -102,8 +104,27 @@ export class HostClusters {
     this.kinds[cluster]! |= ACTIVE;
   }
 
+  unmarkActive(cluster: number): void {
+    this.kinds[cluster]! &= ~ACTIVE;
+  }
+
+  /** Once for each such entry. */
   markUnflagged(cluster: number): void {
+    if (this.isUnflagged(cluster)) this.#aliases.set(cluster, (this.#aliases.get(cluster) ?? 0) + 1);
     this.kinds[cluster]! |= UNFLAGGED;
+  }
+
+  /** One such entry does not lead here any more. */
+  dropUnflagged(cluster: number): void {
+    const others = this.#aliases.get(cluster) ?? 0;
+    if (others > 1) this.#aliases.set(cluster, others - 1);
+    else if (others === 1) this.#aliases.delete(cluster);
+    else this.unmarkUnflagged(cluster);
+  }
+
+  /** Whether several active entries lead here. */
+  isAliased(cluster: number): boolean {
+    return this.#aliases.has(cluster);
   }
 
   isUnflagged(cluster: number): boolean {
@@ -112,6 +133,7 @@ export class HostClusters {
 
   unmarkUnflagged(cluster: number): void {
     this.kinds[cluster]! &= ~UNFLAGGED;
+    this.#aliases.delete(cluster);
   }
 
   /**
@@ -127,6 +149,8 @@ export class HostClusters {
     this.refs[destination] = this.refs[source]!;
     const kinds = this.kinds[source]!;
     this.kinds[destination] = flagged ? kinds & ~UNFLAGGED : kinds;
+    const others = this.#aliases.get(source);
+    if (others !== undefined && !flagged) this.#aliases.set(destination, others);
     this.forget(source);
   }
 
@@ -134,6 +158,7 @@ export class HostClusters {
   forget(cluster: number): void {
     this.refs[cluster] = 0;
     this.kinds[cluster] = Kind.none;
+    this.#aliases.delete(cluster);
   }
 
   /** Sets the number of clusters; new ones hold nothing. */

@@ -165,6 +165,13 @@ export class Refcounts {
     for (let sector = index * sectors; sector < (index + 1) * sectors; sector++) this.#dirty.delete(sector);
   }
 
+  /** The table in memory gets room for more entries; where it lies is the caller's to change. */
+  growTable(clusters: number): void {
+    const blocks = new Float64Array((clusters * this.clusterBytes) / 8);
+    blocks.set(this.blocks);
+    this.blocks = blocks;
+  }
+
   /** The table keeps its first `clusters` clusters. */
   shrinkTable(clusters: number): void {
     this.tableClusters = clusters;
@@ -206,12 +213,18 @@ export class Refcounts {
         end++;
       }
       const at = this.blocks[block]!;
+      // Before the write: a count that changes while it is under way has to be written again.
+      for (let k = i; k < end; k++) this.#dirty.delete(sectors[k]!);
       // A block that was released meanwhile: its counts are zero by its absence.
       if (at !== 0) {
         const bytes = this.#encode(first * this.#perSector, (end - i) * SECTOR);
-        await device.write(bytes, at + (first % perBlock) * SECTOR);
+        try {
+          await device.write(bytes, at + (first % perBlock) * SECTOR);
+        } catch (error) {
+          for (let k = i; k < end; k++) this.#dirty.add(sectors[k]!);
+          throw error;
+        }
       }
-      for (let k = i; k < end; k++) this.#dirty.delete(sectors[k]!);
       i = end;
     }
   }

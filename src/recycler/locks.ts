@@ -1,19 +1,38 @@
 /**
- * Locks on ranges of host clusters, and a mutex. Order: metadata lock, then flush mutex, then cluster locks;
- * nobody waits for one of the former while holding a cluster lock (C66).
+ * Locks on ranges of host clusters, and a mutex. Order: metadata lock, then flush mutex, then cluster locks, a
+ * table before what it leads to; nobody waits for one of the former while holding one of the latter (C66).
  */
+
+/**
+ * What a holder does with its range. A client that reads or overwrites data in place disturbs no other client, so
+ * that neighbours in one cluster do not wait for each other; a copy needs the range to hold still, but may be read
+ * meanwhile; who changes what a place is used for needs it alone.
+ */
+export const Access = {
+  /** Reads data, or goes through a table to the data behind it. */
+  passing: 0,
+  /** Writes data in place, or changes entries of a table. */
+  changing: 1,
+  /** Copies: nothing changes meanwhile. */
+  shared: 2,
+  exclusive: 3,
+} as const;
+export type Access = (typeof Access)[keyof typeof Access];
+
+/** By access, those that go along with it, as bits. */
+const COMPATIBLE = [0b0111, 0b0011, 0b0101, 0b0000] as const;
 
 interface Held {
   first: number;
   end: number;
-  exclusive: boolean;
+  access: Access;
 }
 
 interface Waiting extends Held {
   grant: (release: () => void) => void;
 }
 
-/** Shared and exclusive locks on [first, first + count). Few are held at a time, so a list serves. */
+/** Locks on [first, first + count). Few are held at a time, so a list serves. */
 export class RangeLocks {
   readonly #held = new Set<Held>();
   /** First come, first served: a waiting writer is not overtaken by readers that come later (W17). */
@@ -24,36 +43,40 @@ export class RangeLocks {
   }
 
   shared(first: number, count: number): Promise<() => void> {
-    return this.#acquire({ first, end: first + count, exclusive: false });
+    return this.lock(first, count, Access.shared);
   }
 
   exclusive(first: number, count: number): Promise<() => void> {
-    return this.#acquire({ first, end: first + count, exclusive: true });
+    return this.lock(first, count, Access.exclusive);
   }
 
   /** The exclusive lock, or null at once where somebody holds a part of it or waits for it (C35). */
   tryExclusive(first: number, count: number): (() => void) | null {
-    const wanted = { first, end: first + count, exclusive: true };
+    return this.tryLock(first, count, Access.exclusive);
+  }
+
+  lock(first: number, count: number, access: Access): Promise<() => void> {
+    const release = this.tryLock(first, count, access);
+    if (release !== null) return Promise.resolve(release);
+    return new Promise((grant) => this.#waiting.push({ first, end: first + count, access, grant }));
+  }
+
+  /** The lock, or null at once where it would have to wait. */
+  tryLock(first: number, count: number, access: Access): (() => void) | null {
+    const wanted = { first, end: first + count, access };
     return this.#conflicts(wanted, this.#waiting) ? null : this.#hold(wanted);
   }
 
-  #acquire(wanted: Held): Promise<() => void> {
-    if (!this.#conflicts(wanted, this.#waiting)) return Promise.resolve(this.#hold(wanted));
-    return new Promise((grant) => this.#waiting.push({ ...wanted, grant }));
-  }
-
   #conflicts(wanted: Held, ahead: readonly Held[]): boolean {
-    const against = (other: Held) =>
-      other.first < wanted.end && wanted.first < other.end && (other.exclusive || wanted.exclusive);
-    for (const held of this.#held) if (against(held)) return true;
-    return ahead.some(against);
+    for (const held of this.#held) if (conflict(held, wanted)) return true;
+    for (const waiting of ahead) if (conflict(waiting, wanted)) return true;
+    return false;
   }
 
-  #hold(wanted: Held): () => void {
-    const held = { first: wanted.first, end: wanted.end, exclusive: wanted.exclusive };
+  #hold(held: Held): () => void {
     this.#held.add(held);
     return () => {
-      if (this.#held.delete(held)) this.#grantWaiting();
+      if (this.#held.delete(held) && this.#waiting.length > 0) this.#grantWaiting();
     };
   }
 
@@ -61,10 +84,15 @@ export class RangeLocks {
     const still: Waiting[] = [];
     for (const waiting of this.#waiting) {
       if (this.#conflicts(waiting, still)) still.push(waiting);
-      else waiting.grant(this.#hold(waiting));
+      else waiting.grant(this.#hold({ first: waiting.first, end: waiting.end, access: waiting.access }));
     }
     this.#waiting = still;
   }
+}
+
+function conflict(one: Held, other: Held): boolean {
+  if (one.first >= other.end || other.first >= one.end) return false;
+  return ((COMPATIBLE[one.access] >> other.access) & 1) === 0;
 }
 
 /** One at a time, in order of arrival. */

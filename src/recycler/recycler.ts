@@ -6,7 +6,7 @@
 import { Kind } from '../image/host-clusters.js';
 import { type ClusterMap, State } from './cluster-map.js';
 import { copyMoves } from './copier.js';
-import { eraseJunk, range } from './eraser.js';
+import { type EraseStep, eraseJunk, range } from './eraser.js';
 import { Mutex, RangeLocks } from './locks.js';
 import { MoveState, type Moves } from './moves.js';
 import { updateSlots } from './reference-updater.js';
@@ -36,8 +36,12 @@ export class Recycler {
   #placeOf: (cluster: number) => number = (cluster) => cluster;
   /** Erased, waiting for a barrier that begins after their zeroes were written (C19). */
   #erased: { first: number; count: number }[] = [];
-  /** Leaving for other reasons than a move. */
+  /** Leaving for other reasons than a move; no pointer that is written names them. */
   #leaving: number[] = [];
+  /** Still in use, with a pointer less; named once for each. */
+  #lowering: number[] = [];
+  /** Counts are written by one caller at a time, so that a later count is not overtaken by an earlier one. */
+  readonly #counting = new Mutex();
   #failure: Error | null = null;
   #blockedCalls = 0;
   #eraseFrom = 1;
@@ -118,8 +122,10 @@ export class Recycler {
 
   /** Writes the counts that differ from the disk. A lowered count is that of a cluster nothing refers to. */
   async writeCounts(): Promise<void> {
-    this.#requireWorking();
-    await this.volume.image.refcounts.writeDirty(this.volume.device);
+    await this.#counting.run(async () => {
+      this.#requireWorking();
+      await this.volume.image.refcounts.writeDirty(this.volume.device);
+    });
   }
 
   /** A count changes: a copy that was made of its refcount block is stale now (C41). */
@@ -171,8 +177,10 @@ export class Recycler {
       const referenced = moves?.inState(MoveState.referenced) ?? [];
       const erased = this.#erased;
       const leaving = this.#leaving;
+      const lowering = this.#lowering;
       this.#erased = [];
       this.#leaving = [];
+      this.#lowering = [];
       this.map.barrierBegins();
       try {
         await this.volume.device.flush();
@@ -181,6 +189,7 @@ export class Recycler {
         this.map.barrierDone();
         this.#erased = erased.concat(this.#erased);
         this.#leaving = leaving.concat(this.#leaving);
+        this.#lowering = lowering.concat(this.#lowering);
         throw error;
       }
       this.barriers++;
@@ -188,11 +197,25 @@ export class Recycler {
       for (const { first, count } of erased) {
         this.map.barrierEnds(range(first, count), State.erased, State.available);
       }
-      this.map.barrierEnds(leaving, State.leaving, State.junk);
+      // In the same turn as their state: a count that is lowered later could be that of their next use.
+      for (const cluster of lowering) this.#lowerCount(cluster);
+      for (const cluster of this.map.barrierEnds(leaving, State.leaving, State.junk))
+        this.#clearCount(cluster);
       this.map.barrierDone();
       for (const i of referenced) this.#complete(moves!, i);
       if (copied.length > 0) this.work.raise();
     });
+  }
+
+  /** No count becomes 1 under an active entry without COPIED: only a move puts that right (I3). */
+  #lowerCount(cluster: number): void {
+    const { clusters, image } = this.volume;
+    const count = image.refcounts.get(cluster) - 1;
+    if (count >= clusters.refs[cluster]! && !clusters.needsFlag(cluster)) this.#setCount(cluster, count);
+  }
+
+  #clearCount(cluster: number): void {
+    if (this.volume.image.refcounts.covers(cluster)) this.#setCount(cluster, 0);
   }
 
   #complete(moves: Moves, index: number): void {
@@ -211,6 +234,21 @@ export class Recycler {
     for (const cluster of clusters) this.volume.clusters.forget(cluster);
     // No spread: there may be more than a call takes arguments.
     for (const cluster of clusters) this.#leaving.push(cluster);
+  }
+
+  /**
+   * What pointers have let go of, now that the slots that named it are written: at the next barrier the counts of
+   * `lowered` come down by one for each time that they are listed, and `gone`, leaving until then, is junk.
+   */
+  release(lowered: readonly number[], gone: readonly number[]): void {
+    for (const cluster of lowered) this.#lowering.push(cluster);
+    for (const cluster of gone) this.#leaving.push(cluster);
+  }
+
+  /** Held clusters that are not used after all: junk, whose bytes are unknown (C14). */
+  giveBack(clusters: readonly number[]): void {
+    this.map.transition(clusters, State.held, State.junk);
+    for (const cluster of clusters) this.#setCount(cluster, 0);
   }
 
   /** Flushed -> Referenced: rewrites every slot that names a source. Answers the number of references (C42). */
@@ -259,14 +297,17 @@ export class Recycler {
     this.map.transition([source], State.live, State.leaving);
   }
 
-  /** Erases up to `amount` junk clusters (C16 is the caller's arithmetic); they are available after a barrier. */
-  async erase(amount: number, punch: boolean): Promise<{ clusters: number; holes: number }> {
+  /**
+   * Erases up to `amount` junk clusters (C16 is the caller's arithmetic); they are available after a barrier.
+   * `count`: their refcount from then on, 1 for a pool that pointers may name without waiting for it (design 4).
+   */
+  async erase(amount: number, punch: boolean, count: 0 | 1 = 0): Promise<EraseStep> {
     this.#requireWorking();
     const step = await eraseJunk(this.volume, amount, punch, this.#eraseFrom);
     this.#eraseFrom = step.next;
     // A leaked cluster becomes free for the guest only with its refcount at zero.
-    for (const { first, count } of step.erased) {
-      for (const cluster of range(first, count)) this.#setCount(cluster, 0);
+    for (const { first, count: clusters } of step.erased) {
+      for (const cluster of range(first, clusters)) this.#setCount(cluster, count);
     }
     for (const interval of step.erased) this.#erased.push(interval);
     this.clustersErased += step.clusters;
@@ -293,19 +334,36 @@ export class Recycler {
     });
   }
 
-  /** Makes room for `count` more junk clusters at the end of the file; they read as zeroes. */
-  async extend(count: number): Promise<void> {
+  /**
+   * The file ends with its last cluster, and not within it: where it ends within a sector, a crash could keep what is
+   * written to that sector and lose the length that shows all of it.
+   */
+  async completeTail(): Promise<void> {
+    const { device, clusterBytes } = this.volume;
+    if (device.lengthBytes % clusterBytes === 0) return;
     await this.metadata.run(async () => {
       this.#requireWorking();
-      const { device, clusterBytes } = this.volume;
-      const from = this.map.clusterCount;
-      await device.truncate((from + count) * clusterBytes);
-      this.map.extend(count);
-      this.volume.resize(from + count);
-      const added = range(from, count);
-      this.map.transition(added, State.available, State.held);
-      this.map.transition(added, State.held, State.junk);
+      await device.truncate(Math.ceil(device.lengthBytes / clusterBytes) * clusterBytes);
+      await this.flush();
     });
+  }
+
+  /** Makes room for `count` more junk clusters at the end of the file; they read as zeroes. */
+  async extend(count: number): Promise<void> {
+    await this.metadata.run(() => this.extendLocked(count));
+  }
+
+  /** The same for who holds the metadata lock. */
+  async extendLocked(count: number): Promise<void> {
+    this.#requireWorking();
+    const { device, clusterBytes } = this.volume;
+    const from = this.map.clusterCount;
+    await device.truncate((from + count) * clusterBytes);
+    this.map.extend(count);
+    this.volume.resize(from + count);
+    const added = range(from, count);
+    this.map.transition(added, State.available, State.held);
+    this.map.transition(added, State.held, State.junk);
   }
 
   /** C1, C70: the map, the references and the table of moves agree; for `runtimeAsserts`. */

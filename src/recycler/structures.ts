@@ -52,23 +52,35 @@ export async function describeMore(recycler: Recycler, clusters: number): Promis
 }
 
 /** New blocks at `cells`, durable before the table names them. Each describes itself, or a block before these does. */
-async function createBlocks(recycler: Recycler, indices: number[], cells: number[]): Promise<void> {
+export async function createBlocks(recycler: Recycler, indices: number[], cells: number[]): Promise<void> {
   if (indices.length === 0) return;
   const { volume } = recycler;
   const { refcounts } = volume.image;
   volume.map.transition(cells, State.junk, State.held);
-  for (const [k, index] of indices.entries()) {
-    refcounts.addBlock(index, cells[k]! * volume.clusterBytes);
-    volume.clusters.setKind(cells[k]!, Kind.refcountBlock);
-    volume.clusters.refs[cells[k]!] = 1;
+  try {
+    for (const [k, index] of indices.entries()) {
+      refcounts.addBlock(index, cells[k]! * volume.clusterBytes);
+      volume.clusters.setKind(cells[k]!, Kind.refcountBlock);
+      volume.clusters.refs[cells[k]!] = 1;
+    }
+    for (const [k, index] of indices.entries()) {
+      await volume.device.write(refcounts.encodeBlock(index), cells[k]! * volume.clusterBytes);
+    }
+    await recycler.writeCounts();
+    await recycler.flush();
+    await writeTableSectors(volume, indices);
+  } catch (error) {
+    withdrawBlocks(volume, indices, cells);
+    throw error;
   }
-  for (const [k, index] of indices.entries()) {
-    await volume.device.write(refcounts.encodeBlock(index), cells[k]! * volume.clusterBytes);
-  }
-  await recycler.writeCounts();
-  await recycler.flush();
   volume.map.transition(cells, State.held, State.live);
-  await writeTableSectors(volume, indices);
+}
+
+/** The ranges have no blocks after all: a live device goes on, and may try again. */
+export function withdrawBlocks(volume: Volume, indices: number[], cells: number[]): void {
+  for (const index of indices) volume.image.refcounts.removeBlock(index);
+  for (const cell of cells) volume.clusters.forget(cell);
+  volume.map.transition(cells, State.held, State.junk);
 }
 
 async function writeTableSectors(volume: Volume, indices: number[]): Promise<void> {

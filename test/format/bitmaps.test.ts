@@ -121,8 +121,8 @@ function parsed(bytes: Uint8Array, bitmapCount = 2, header: Partial<Header> = {}
 describe('the bitmap directory', () => {
   test('has entries at multiples of 8', () => {
     expect(parsed(BOTH)).toEqual([
-      { at: 0, tableOffset: 0x80000, tableEntries: 1 },
-      { at: 32, tableOffset: 0x12_ab00_0000, tableEntries: 7 },
+      { at: 0, tableOffset: 0x80000, tableEntries: 1, isRecording: true },
+      { at: 32, tableOffset: 0x12_ab00_0000, tableEntries: 7, isRecording: false },
     ]);
   });
 

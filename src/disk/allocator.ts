@@ -1,0 +1,114 @@
+/**
+ * Clusters for what clients write: from a pool that reads as zeroes on stable storage and whose refcounts are 1 there
+ * already, so that a pointer need not wait for either (recycler contract C7, C11 to C14). The pool is filled from junk,
+ * and where there is not enough of it from the end of the file.
+ */
+import { State } from '../recycler/cluster-map.js';
+import { describeHoles, growFile } from '../recycler/growth.js';
+import type { Recycler } from '../recycler/recycler.js';
+
+/** What one filling of the pool takes, at the least and at the most, as a share of the file in between. */
+const LEAST_FILL_BYTES = 1 << 20;
+const MOST_FILL_BYTES = 64 << 20;
+const SHARE_OF_FILE = 1 / 8;
+
+interface Stretch {
+  first: number;
+  count: number;
+}
+
+export class Allocator {
+  readonly #recycler: Recycler;
+  readonly #fillBytes: number | undefined;
+  /** Available clusters, in the order in which they are taken. */
+  #pool: Stretch[] = [];
+  #pooled = 0;
+  #filling: Promise<void> | null = null;
+
+  /** `fillBytes`: what one filling takes; by default it follows the length of the file. */
+  constructor(recycler: Recycler, fillBytes?: number) {
+    this.#recycler = recycler;
+    this.#fillBytes = fillBytes;
+  }
+
+  /** `count` clusters, held; neighbours where that can be had. All or none. */
+  async allocate(count: number): Promise<number[]> {
+    const { metadata } = this.#recycler;
+    for (;;) {
+      if (this.#recycler.failure !== null) throw this.#recycler.failure;
+      // Not while somebody truncates.
+      const take = () => this.#take(count);
+      const taken = metadata.busy ? await metadata.run(() => Promise.resolve(take())) : take();
+      if (taken !== null) return taken;
+      this.#filling ??= this.#fill(count).finally(() => (this.#filling = null));
+      await this.#filling;
+    }
+  }
+
+  /** Without an await: nobody else gets the same (C12). Null where there are not so many. */
+  #take(count: number): number[] | null {
+    if (this.#pooled < count) return null;
+    const { map } = this.#recycler;
+    const taken: number[] = [];
+    while (taken.length < count && this.#pool.length > 0) {
+      const stretch = this.#pool[0]!;
+      if (map.is(stretch.first, State.available)) taken.push(stretch.first);
+      stretch.first++;
+      this.#pooled--;
+      if (--stretch.count === 0) this.#pool.shift();
+    }
+    if (taken.length === count) {
+      map.transition(taken, State.available, State.held);
+      return taken;
+    }
+    this.#add(taken);
+    return null;
+  }
+
+  #add(clusters: Iterable<number>): void {
+    for (const cluster of clusters) {
+      const last = this.#pool.at(-1);
+      if (last !== undefined && last.first + last.count === cluster) last.count++;
+      else this.#pool.push({ first: cluster, count: 1 });
+      this.#pooled++;
+    }
+  }
+
+  async #fill(count: number): Promise<void> {
+    const recycler = this.#recycler;
+    const { map, device } = recycler.volume;
+    const wanted = Math.max(count, this.#clustersPerFill);
+    // Junk in a range without a refcount block cannot be used before it has one.
+    await describeHoles(recycler);
+    const junk = map.countOf(State.junk);
+    if (junk < count) await growFile(recycler, wanted - junk);
+    const { erased } = await recycler.erase(wanted, device.canPunch, 1);
+    await recycler.writeCounts();
+    await recycler.flush();
+    for (const { first, count: clusters } of erased) {
+      for (let cluster = first; cluster < first + clusters; cluster++) {
+        if (map.is(cluster, State.available)) this.#add([cluster]);
+      }
+    }
+  }
+
+  get #clustersPerFill(): number {
+    const { map, clusterBytes } = this.#recycler.volume;
+    const share = map.clusterCount * clusterBytes * SHARE_OF_FILE;
+    const bytes = this.#fillBytes ?? Math.min(MOST_FILL_BYTES, Math.max(LEAST_FILL_BYTES, share));
+    return Math.max(1, Math.ceil(bytes / clusterBytes));
+  }
+
+  /** The pool is junk again, with refcounts of 0: what is not used when the device is closed is no leak. */
+  dissolve(): void {
+    const { map } = this.#recycler;
+    const available: number[] = [];
+    for (let cluster = 0; cluster < map.clusterCount; cluster++) {
+      if (map.is(cluster, State.available)) available.push(cluster);
+    }
+    map.transition(available, State.available, State.held);
+    this.#recycler.giveBack(available);
+    this.#pool = [];
+    this.#pooled = 0;
+  }
+}

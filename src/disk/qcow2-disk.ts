@@ -1,0 +1,238 @@
+/**
+ * A qcow2 image as a live disk: clients read, write and discard, many requests at a time and by any byte. At every instant
+ * the file is a valid image; what a flush has made durable is there after a crash, and of what came later each sector is
+ * as it was or as it was to be (docs/online.md).
+ */
+import type { BlockDevice } from '../device/block-device.js';
+import { openImageFile, openSharedFile } from '../device/open-image.js';
+import { SettlingDevice } from '../device/settling-device.js';
+import { QcowError } from '../errors.js';
+import { openImage } from '../image/image.js';
+import { requireSound, walk } from '../image/walk.js';
+import { reclaimLeaks } from '../recycler/leaks.js';
+import { Recycler } from '../recycler/recycler.js';
+import { Volume } from '../recycler/volume.js';
+import { Allocator } from './allocator.js';
+import { type FindBacking, findBackingFile, openBacking } from './backing.js';
+import { Changes } from './changes.js';
+import { geometryOf } from './geometry.js';
+import type { Status } from './guest-source.js';
+import { asDiskError } from './host-errors.js';
+import { Qcow2Source } from './qcow2-source.js';
+import { requireReadable, requireWritable } from './refusals.js';
+import { Tables } from './tables.js';
+
+const DEFAULT_CACHE_BYTES = 64 << 20;
+
+export interface DiskOptions {
+  /** Nothing is written, and others may read the image too. */
+  readOnly?: boolean;
+  /** Most bytes of tables in memory; default 64 MiB, for each image of a chain. At least two tables are kept. */
+  cacheBytes?: number;
+}
+
+export interface DeviceDiskOptions extends DiskOptions {
+  /** The image's own path, to which the name of its backing file is relative. */
+  path?: string;
+  /** Finds backing files; default in the file system. */
+  findBacking?: FindBacking;
+  /** What is made ready for new data at a time; by default it follows the length of the file. */
+  fillBytes?: number;
+}
+
+export interface ZeroOptions {
+  /** Clusters are given up; else those that nobody shares keep their room. Default true. */
+  mayUnmap?: boolean;
+}
+
+/** A stretch of the disk. */
+export interface BlockStatus extends Status {
+  offset: number;
+}
+
+export class Qcow2Disk {
+  readonly isReadOnly: boolean;
+  readonly #source: Qcow2Source;
+  readonly #changes: Changes | null;
+  #inFlight = 0;
+  #onIdle: (() => void) | null = null;
+  #closing: Promise<void> | null = null;
+
+  private constructor(source: Qcow2Source, changes: Changes | null) {
+    this.#source = source;
+    this.#changes = changes;
+    this.isReadOnly = changes === null;
+  }
+
+  /** Opens the image at `path`, checked as by every command and locked until `close`. */
+  static async open(path: string, options: DiskOptions = {}): Promise<Qcow2Disk> {
+    const { device, key } =
+      options.readOnly === true
+        ? await openSharedFile(path)
+        : { ...(await openImageFile(path, { mode: 'write' })), key: undefined };
+    try {
+      return await this.#open(device, { ...options, path }, key === undefined ? [] : [key]);
+    } catch (error) {
+      await device.close();
+      throw asDiskError(error);
+    }
+  }
+
+  /** The same on any block device, which the disk closes. */
+  static async on(device: BlockDevice, options: DeviceDiskOptions = {}): Promise<Qcow2Disk> {
+    try {
+      return await this.#open(device, options, []);
+    } catch (error) {
+      throw asDiskError(error);
+    }
+  }
+
+  static async #open(device: BlockDevice, options: DeviceDiskOptions, seen: string[]): Promise<Qcow2Disk> {
+    const cacheBytes = options.cacheBytes ?? DEFAULT_CACHE_BYTES;
+    if (!(cacheBytes >= 0))
+      throw new QcowError(
+        'USAGE',
+        `cacheBytes must be a number of bytes, 0 or more; got ${String(cacheBytes)}`,
+      );
+    const isReadOnly = options.readOnly === true;
+    const image = await openImage(isReadOnly ? device : new SettlingDevice(device));
+    requireReadable(image);
+    if (!isReadOnly) requireWritable(image);
+    const walked = await walk(image);
+    requireSound(walked);
+    const find = options.findBacking ?? findBackingFile;
+    const backing = await openBacking(image, options.path ?? '', { find, cacheBytes }, seen);
+    try {
+      const volume = new Volume(image, walked.clusters);
+      const recycler = new Recycler(volume);
+      const tables = await Tables.open(
+        image.device,
+        recycler.locks,
+        geometryOf(image.header),
+        image.header,
+        cacheBytes,
+      );
+      const source = new Qcow2Source(image.device, image.header, tables, recycler.locks, backing);
+      if (isReadOnly) return new Qcow2Disk(source, null);
+      reclaimLeaks(volume);
+      return new Qcow2Disk(
+        source,
+        new Changes(recycler, tables, source, new Allocator(recycler, options.fillBytes)),
+      );
+    } catch (error) {
+      await backing?.close();
+      throw error;
+    }
+  }
+
+  get sizeBytes(): number {
+    return this.#source.sizeBytes;
+  }
+
+  /** The failure of a barrier, after which nothing can be written any more; or null. */
+  get failure(): Error | null {
+    return this.#changes?.failure ?? null;
+  }
+
+  /** What moves clusters and frees them beside the clients; null where nothing is written. */
+  get recycler(): Recycler | null {
+    return this.#changes?.recycler ?? null;
+  }
+
+  /** L2 tables in memory. */
+  get cachedTables(): number {
+    return this.#source.cachedTables;
+  }
+
+  /** Fills `target` from `offset`. */
+  read(target: Uint8Array, offset: number): Promise<void> {
+    return this.#request(offset, target.length, () => this.#source.read(target, offset));
+  }
+
+  /** Writes `source` at `offset`; it must not change before the promise is settled. */
+  write(source: Uint8Array, offset: number): Promise<void> {
+    return this.#change(offset, source.length, (changes) => changes.write(source, offset));
+  }
+
+  /** The stretch reads as zeroes afterwards. */
+  writeZeroes(offset: number, lengthBytes: number, { mayUnmap = true }: ZeroOptions = {}): Promise<void> {
+    return this.#change(offset, lengthBytes, (changes) => changes.zero(offset, lengthBytes, mayUnmap));
+  }
+
+  /** The guest needs the stretch no more: it reads as zeroes afterwards, and its whole clusters are given up. */
+  discard(offset: number, lengthBytes: number): Promise<void> {
+    return this.writeZeroes(offset, lengthBytes, { mayUnmap: true });
+  }
+
+  /** What was written before the call is durable afterwards. */
+  flush(): Promise<void> {
+    return this.#request(0, 0, async () => this.#changes?.flush());
+  }
+
+  /** Stretches of [offset, offset + length) in order, without a gap; neighbours differ. */
+  blockStatus(offset: number, lengthBytes: number): Promise<BlockStatus[]> {
+    return this.#request(offset, lengthBytes, async () => {
+      const found: BlockStatus[] = [];
+      for (let at = offset; at < offset + lengthBytes;) {
+        const status = await this.#source.status(at, offset + lengthBytes - at);
+        const last = found.at(-1);
+        if (last?.isAllocated === status.isAllocated && last.isZero === status.isZero)
+          last.lengthBytes += status.lengthBytes;
+        else found.push({ offset: at, ...status });
+        at += status.lengthBytes;
+      }
+      return found;
+    });
+  }
+
+  /** Waits for all requests, makes all durable and closes the file; unused clusters at its end are cut off. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#onIdle = resolve));
+    try {
+      await this.#changes?.finish();
+    } catch (error) {
+      throw asDiskError(error);
+    } finally {
+      await this.#source.close();
+    }
+  }
+
+  #change(offset: number, lengthBytes: number, work: (changes: Changes) => Promise<void>): Promise<void> {
+    const changes = this.#changes;
+    if (changes === null) return Promise.reject(new QcowError('USAGE', 'the disk is open for reading only'));
+    return this.#request(offset, lengthBytes, () => work(changes));
+  }
+
+  async #request<T>(offset: number, lengthBytes: number, work: () => Promise<T>): Promise<T> {
+    if (this.#closing !== null) throw new QcowError('USAGE', 'the disk is closed');
+    if (!isInside(offset, lengthBytes, this.sizeBytes)) {
+      throw new QcowError(
+        'USAGE',
+        `${lengthBytes} bytes at ${offset} are not within the disk, which has ${this.sizeBytes} bytes`,
+      );
+    }
+    this.#inFlight++;
+    try {
+      return await work();
+    } catch (error) {
+      throw asDiskError(error);
+    } finally {
+      if (--this.#inFlight === 0) this.#onIdle?.();
+    }
+  }
+}
+
+function isInside(offset: number, lengthBytes: number, sizeBytes: number): boolean {
+  return (
+    Number.isSafeInteger(offset) &&
+    Number.isSafeInteger(lengthBytes) &&
+    offset >= 0 &&
+    lengthBytes >= 0 &&
+    offset + lengthBytes <= sizeBytes
+  );
+}

@@ -1,0 +1,127 @@
+/**
+ * The file grows at its end, with the refcount blocks that the new clusters need and a longer refcount table where
+ * the present one is full. What is added is junk: a hole, which erasing takes for erased without a write.
+ */
+import { SECTOR } from '../device/block-device.js';
+import { QcowError } from '../errors.js';
+import {
+  MAX_REFCOUNT_TABLE_BYTES,
+  REFCOUNT_TABLE_CLUSTERS_AT,
+  REFCOUNT_TABLE_OFFSET_AT,
+} from '../format/header.js';
+import { viewOf, writeWord } from '../format/words.js';
+import { Kind } from '../image/host-clusters.js';
+import { MAX_CLUSTERS } from '../image/image.js';
+import { State } from './cluster-map.js';
+import { range } from './eraser.js';
+import type { Recycler } from './recycler.js';
+import { createBlocks, withdrawBlocks } from './structures.js';
+
+/** A longer table has so much more room than it needs, so that it seldom has to move. */
+const ROOM_TO_GROW = 1.5;
+
+/** Adds at least `clusters` clusters. A crash at any point leaves leaks at most. */
+export async function growFile(recycler: Recycler, clusters: number): Promise<void> {
+  await recycler.metadata.run(async () => {
+    const { map, image } = recycler.volume;
+    const { refcounts } = image;
+    const end = map.clusterCount + clusters;
+    if (end > MAX_CLUSTERS) throw tooLong(`it would have more than ${MAX_CLUSTERS} host clusters`);
+    const last = Math.floor((end - 1) / refcounts.perBlock);
+    if (last >= refcounts.blocks.length) await lengthenTable(recycler, last + 1);
+    if (end > map.clusterCount) await recycler.extendLocked(end - map.clusterCount);
+    await describe(recycler);
+  });
+}
+
+/** Gives every range of the file that has no refcount block one: such a range is all junk. */
+export async function describeHoles(recycler: Recycler): Promise<void> {
+  await recycler.metadata.run(() => describe(recycler));
+}
+
+async function describe(recycler: Recycler): Promise<void> {
+  const { map, image } = recycler.volume;
+  const { blocks, perBlock } = image.refcounts;
+  const missing: number[] = [];
+  for (let i = 0; i * perBlock < map.clusterCount; i++) if (blocks[i] === 0) missing.push(i);
+  await createBlocks(
+    recycler,
+    missing,
+    missing.map((index) => index * perBlock),
+  );
+}
+
+/**
+ * A table of `entries` entries or more, behind the end of the file: with the blocks that describe it and themselves it
+ * begins the first range that the present one has no entry for. Durable before the header names it (I4).
+ */
+async function lengthenTable(recycler: Recycler, entries: number): Promise<void> {
+  const { volume } = recycler;
+  const { map, clusterBytes } = volume;
+  const { header, refcounts } = volume.image;
+  const before = range(refcounts.tableOffset / clusterBytes, refcounts.tableClusters);
+  const index = refcounts.blocks.length;
+  const { blocks, tableClusters } = sizeOfTable(index, entries, clusterBytes, refcounts.perBlock);
+  const start = index * refcounts.perBlock;
+  await recycler.extendLocked(start + blocks + tableClusters - map.clusterCount);
+  const places = range(start, blocks + tableClusters);
+  const tableOffset = (start + blocks) * clusterBytes;
+  map.transition(places, State.junk, State.held);
+  refcounts.growTable(tableClusters);
+  try {
+    for (const [k, cluster] of places.entries()) {
+      if (k < blocks) refcounts.addBlock(index + k, cluster * clusterBytes);
+      else refcounts.set(cluster, 1);
+      volume.clusters.setKind(cluster, k < blocks ? Kind.refcountBlock : Kind.refcountTable);
+      volume.clusters.refs[cluster] = 1;
+    }
+    for (let k = 0; k < blocks; k++) {
+      await volume.device.write(refcounts.encodeBlock(index + k), (start + k) * clusterBytes);
+    }
+    await volume.device.write(refcounts.encodeTable(tableClusters), tableOffset);
+    await recycler.writeCounts();
+    await recycler.flush();
+  } catch (error) {
+    withdrawBlocks(volume, range(index, blocks), places);
+    refcounts.shrinkTable(before.length);
+    throw error;
+  }
+  map.transition(places, State.held, State.live);
+  const sector = new Uint8Array(SECTOR);
+  await volume.device.read(sector, 0);
+  writeWord(viewOf(sector), REFCOUNT_TABLE_OFFSET_AT, tableOffset);
+  viewOf(sector).setUint32(REFCOUNT_TABLE_CLUSTERS_AT, tableClusters);
+  await recycler.writeReferences(sector, 0);
+  refcounts.tableOffset = tableOffset;
+  refcounts.tableClusters = tableClusters;
+  header.refcountTableOffset = tableOffset;
+  header.refcountTableClusters = tableClusters;
+  recycler.leave(before);
+}
+
+/** Blocks from `index` on, as many as describe themselves and the table behind them. */
+function sizeOfTable(
+  index: number,
+  entries: number,
+  clusterBytes: number,
+  perBlock: number,
+): { blocks: number; tableClusters: number } {
+  const perCluster = clusterBytes / 8;
+  const most = MAX_REFCOUNT_TABLE_BYTES / clusterBytes;
+  for (let blocks = 1; ;) {
+    const needed = Math.ceil(Math.max(entries, index + blocks) / perCluster);
+    if (needed > most) {
+      throw tooLong('its refcount table can describe no more');
+    }
+    const tableClusters = Math.min(most, Math.ceil(needed * ROOM_TO_GROW));
+    const enough = Math.ceil((blocks + tableClusters) / perBlock);
+    if (enough <= blocks) return { blocks, tableClusters };
+    blocks = enough;
+  }
+}
+
+function tooLong(why: string): QcowError {
+  return new QcowError('UNSUPPORTED', `the image cannot grow: ${why}`, {
+    hint: 'compact it, or convert it to one with larger clusters',
+  });
+}

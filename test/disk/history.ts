@@ -1,0 +1,98 @@
+/**
+ * What each sector of the disk may hold after a crash: what the last flush made durable, or anything that was written
+ * later, the latest of all included, though its request is not answered yet.
+ */
+import type { Operation } from '../../src/device/recording-device.js';
+import type { Listener } from './clients.js';
+
+const SECTOR = 512;
+
+interface Version {
+  bytes: Uint8Array;
+  /** Length of the device's log when the request began. */
+  begunAt: number;
+  /** When it ended, counted in events of the clients. */
+  ended: number;
+}
+
+interface Flush {
+  begun: number;
+  /** Length of the device's log when it was answered. */
+  endedAt: number;
+}
+
+export class History implements Listener {
+  readonly #log: readonly Operation[];
+  readonly #versions: Version[][] = [];
+  readonly #flushes: Flush[] = [];
+  #events = 0;
+
+  constructor(content: Uint8Array, log: readonly Operation[]) {
+    this.#log = log;
+    for (let at = 0; at < content.length; at += SECTOR) {
+      this.#versions.push([{ bytes: content.slice(at, at + SECTOR), begunAt: 0, ended: 0 }]);
+    }
+  }
+
+  begins(offset: number, after: Uint8Array): Version[] {
+    const begun: Version[] = [];
+    const end = offset + after.length;
+    for (let sector = Math.floor(offset / SECTOR); sector * SECTOR < end; sector++) {
+      const versions = this.#versions[sector]!;
+      const bytes = versions.at(-1)!.bytes.slice();
+      const start = sector * SECTOR;
+      const from = Math.max(offset, start);
+      bytes.set(after.subarray(from - offset, Math.min(end, start + SECTOR) - offset), from - start);
+      const version = { bytes, begunAt: this.#log.length, ended: Infinity };
+      versions.push(version);
+      begun.push(version);
+    }
+    return begun;
+  }
+
+  ends(begun: unknown, error: unknown): void {
+    // What failed may be there, in part or not at all, until it is written over.
+    if (error !== null) return;
+    this.#events++;
+    for (const version of begun as Version[]) version.ended = this.#events;
+  }
+
+  flushBegins(): number {
+    return ++this.#events;
+  }
+
+  flushEnds(begun: unknown, error: unknown): void {
+    if (error === null) this.#flushes.push({ begun: begun as number, endedAt: this.#log.length });
+  }
+
+  /** The same of a disk that is not cut off: only what failed may be there or not. `offset` is that of a sector. */
+  flawNow(content: Uint8Array, offset = 0): string | null {
+    for (let at = 0; at < content.length; at += SECTOR) {
+      const versions = this.#versions[(offset + at) / SECTOR]!;
+      const certain = versions.findLastIndex(({ ended }) => ended < Infinity);
+      const bytes = content.subarray(at, at + SECTOR);
+      const isAllowed = versions.some(
+        (version, i) => i >= certain && Buffer.compare(version.bytes.subarray(0, bytes.length), bytes) === 0,
+      );
+      if (!isAllowed) return `sector ${(offset + at) / SECTOR} holds what it cannot`;
+    }
+    return null;
+  }
+
+  /** Says which sector of `content` holds what it cannot, after a crash before the operation `end` of the log; or null. */
+  flawOf(content: Uint8Array, end: number): string | null {
+    let flushed = 0;
+    for (const { begun, endedAt } of this.#flushes) if (endedAt <= end) flushed = Math.max(flushed, begun);
+    for (const [sector, versions] of this.#versions.entries()) {
+      const bytes = content.subarray(sector * SECTOR, (sector + 1) * SECTOR);
+      const durable = versions.findLastIndex(({ ended }) => ended <= flushed);
+      const isAllowed = versions.some(
+        (version, i) => i >= durable && version.begunAt <= end && Buffer.compare(version.bytes, bytes) === 0,
+      );
+      if (isAllowed) continue;
+      const older = versions.findIndex((version) => Buffer.compare(version.bytes, bytes) === 0);
+      return `sector ${sector} holds ${older < 0 ? 'what nobody wrote' : 'what it held before the last flush'}`;
+    }
+    return null;
+  }
+}
