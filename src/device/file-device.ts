@@ -7,7 +7,7 @@ import fs from 'node:fs';
 import type { BlockDevice, ByteRange } from './block-device.js';
 import { canPunch, canShare, punchHole, shareRange } from './block-calls.js';
 import { seekData, seekHole } from './host-calls.js';
-import { errorCode, systemError } from './system-error.js';
+import { errorCode, systemError } from '../system-error.js';
 
 type Transfer = (
   fd: number,

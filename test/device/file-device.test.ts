@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { FileDevice, type FileCalls } from '../../src/device/file-device.js';
-import { systemError } from '../../src/device/system-error.js';
+import { systemError } from '../../src/system-error.js';
 import { temporaryPath } from './temporary-directory.js';
 
 const MIB = 1024 * 1024;

@@ -6,7 +6,7 @@ import {
   isHostFull,
   systemError,
   systemReason,
-} from '../../src/device/system-error.js';
+} from '../src/system-error.js';
 
 function caught(work: () => void): unknown {
   try {
