@@ -120,6 +120,10 @@ export class MemoryDevice implements BlockDevice {
     return Promise.resolve(this.#freeBytes);
   }
 
+  reserve(): void {
+    // Nobody else is there.
+  }
+
   allocatedBytes(): number {
     let sectorCount = 0;
     for (const allocated of this.#allocated) sectorCount += allocated;
