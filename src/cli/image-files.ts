@@ -2,6 +2,7 @@
 import fs from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { memoryFor } from '../compactor/memory.js';
+import { fileSystemKey } from '../device/reservations.js';
 import type { Job } from './schedule.js';
 
 export interface ImageFile extends Job {
@@ -22,7 +23,8 @@ async function lookAtOne(path: string, index: number): Promise<ImageFile> {
     const { dev, ino, size, ...found } = await fs.stat(path, { bigint: true });
     const isRegular = (Number(found.mode) & constants.S_IFMT) === constants.S_IFREG;
     const file = `${String(dev)}:${String(ino)}`;
-    return { ...nothing, isRegular, file, fileSystem: String(dev), lengthBytes: Number(size) };
+    const fileSystem = fileSystemKey(dev, await fs.statfs(path));
+    return { ...nothing, isRegular, file, fileSystem, lengthBytes: Number(size) };
   } catch {
     return { ...nothing, file: `missing ${index}`, fileSystem: '' };
   }

@@ -47,9 +47,12 @@ function compactLine(result: CompactResult, colors: Colors): string {
   return withStop(parts.join(', '), result.outcome, leftIn(result));
 }
 
-/** `4.0 GiB, left alone: 120.0 MiB (3%) to reclaim is below the threshold`. */
+/** `4.0 GiB, left alone: 120.0 MiB (2.9%) to reclaim is below the threshold`. */
 function belowThresholdLine({ lengthAfter, bytesLeftToReclaim, repaired }: CompactResult): string {
-  const gain = `${humanBytes(bytesLeftToReclaim)} (${humanPercent(bytesLeftToReclaim, lengthAfter)})`;
+  // Rounded up, a gain just below the threshold would read as one that meets it.
+  const percent = Math.floor((1000 * bytesLeftToReclaim) / Math.max(1, lengthAfter)) / 10;
+  const share = percent === 0 && bytesLeftToReclaim > 0 ? '<0.1%' : `${percent.toFixed(1)}%`;
+  const gain = `${humanBytes(bytesLeftToReclaim)} (${share})`;
   const line = `${humanBytes(lengthAfter)}, left alone: ${gain} to reclaim is below the threshold`;
   return repaired === null ? line : `${line}, repaired ${repairsInWords(repaired)}`;
 }

@@ -1,6 +1,6 @@
 /** The secret that opens encrypted images: from a file or the environment, never from the command line, which others see. */
 import fs from 'node:fs';
-import { systemReason } from '../device/system-error.js';
+import { systemReason } from '../system-error.js';
 import { UsageError } from './arguments.js';
 
 const VARIABLE = 'QCOW_SECRET';

@@ -1,7 +1,7 @@
 /** Where to listen: a socket that a dead server left is in nobody's way, one that somebody listens on stays. */
 import fs from 'node:fs';
 import net from 'node:net';
-import { errorCode, systemReason } from '../device/system-error.js';
+import { errorCode, systemReason } from '../system-error.js';
 import { QcowError } from '../errors.js';
 import type { NbdServer, Place } from '../nbd/server.js';
 

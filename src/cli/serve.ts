@@ -1,7 +1,7 @@
 /** `qcow-compact serve`: an image as a disk for a VM, until a signal ends it. */
 import fs from 'node:fs';
 import { inspect } from 'node:util';
-import { systemReason } from '../device/system-error.js';
+import { systemReason } from '../system-error.js';
 import { Qcow2Disk } from '../disk/qcow2-disk.js';
 import { QcowError } from '../errors.js';
 import { NbdServer } from '../nbd/server.js';

@@ -77,7 +77,8 @@ export async function compactDevice(
   const lengthAfter = device.lengthBytes;
   notices.push(...excessRemains(report.excess));
   const hasKey = reencryption !== null;
-  if (!report.interrupted) notices.push(...leaksRemain(report.leaksLeft, figures.pinnedClusters, hasKey));
+  if (!report.interrupted && !isPassedUp)
+    notices.push(...leaksRemain(report.leaksLeft, figures.pinnedClusters, hasKey));
   const allocatedAfter = device.allocatedBytes();
   notices.push(...holesFilled(hasKey, allocatedBefore, allocatedAfter));
   const isUnchanged = session.device.changes === 0 && repaired === null;
@@ -166,11 +167,11 @@ function nothingToDo({ figures, lengthBefore }: Session, options: CompactOptions
     { sharesData: false },
   );
   announcePlan(planned, options);
-  return nothingDone(planned, false);
+  return nothingDone(planned, false, 0);
 }
 
-function nothingDone(planned: PlanResult, isPassedUp: boolean): Work {
-  const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, leaksLeft: 0, excess: 0 };
+function nothingDone(planned: PlanResult, isPassedUp: boolean, leaksLeft: number): Work {
+  const report = { interrupted: false, rounds: 0, bytesMoved: 0, leaksReclaimed: 0, leaksLeft, excess: 0 };
   return { planned, isPassedUp, report, referencesUpdated: 0, clustersErased: 0, junkClusters: 0 };
 }
 
@@ -188,11 +189,15 @@ async function carryOut(
   const roundBytes = roundBytesOf(options);
   const expected = await forecast(volume, keepErased, roundBytes);
   const planned = planFigures(session, expected, surplus, volume);
-  if (isBelowThreshold(options.threshold, planned)) return nothingDone(planned, true);
+  // Leaks that shall be repaired go by the compaction.
+  const mends = options.repair !== undefined && session.walked.findings.leaks > 0;
+  if (!mends && isBelowThreshold(options.threshold, planned))
+    return nothingDone(nothingReleased(planned), true, session.walked.findings.leaks);
   announcePlan(planned, options);
   const stopped = () => options.signal?.aborted ?? false;
   // The first write. Once stopped the compaction does not begin either.
-  if (!stopped()) await surplus.write();
+  const begins = !stopped();
+  if (begins) await surplus.write();
   let percent = 0;
   const compaction = new Compaction(volume, {
     keepErased,
@@ -210,7 +215,19 @@ async function carryOut(
   const report = await compaction.run(expected);
   const { referencesUpdated, clustersErased } = compaction.recycler;
   const { junkClusters } = goalFor(volume, 0);
-  return { planned, isPassedUp: false, report, referencesUpdated, clustersErased, junkClusters };
+  return {
+    planned: begins ? planned : nothingReleased(planned),
+    isPassedUp: false,
+    report,
+    referencesUpdated,
+    clustersErased,
+    junkClusters,
+  };
+}
+
+/** What was planned to be given up, and was not. */
+function nothingReleased(planned: PlanResult): PlanResult {
+  return { ...planned, tablesReleased: 0, preallocationReleased: 0 };
 }
 
 function announcePlan({ bytesToCopy }: PlanResult, { onProgress }: CompactOptions): void {

@@ -1,5 +1,5 @@
 /** What the host answers, in the words and codes of this tool. */
-import { isHostFull } from '../device/system-error.js';
+import { isHostFull } from '../system-error.js';
 import { QcowError } from '../errors.js';
 
 /** A failure of the host as a QcowError; everything else, programming errors included, as it is. */

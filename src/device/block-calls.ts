@@ -4,7 +4,7 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { lazyModule } from './lazy-module.js';
-import { errnoName, systemError } from './system-error.js';
+import { errnoName, systemError } from '../system-error.js';
 
 interface Koffi {
   load(library: null): { func(prototype: string): unknown };

@@ -47,8 +47,13 @@ export interface BlockDevice {
    * blocks, or reach beyond the end): then [to, to + length) holds anything.
    */
   share(from: number, to: number, lengthBytes: number): Promise<boolean>;
-  /** Bytes free on the host's file system, or Infinity where that is not known. */
+  /**
+   * Bytes free on the host's file system, less what other devices of this process have reserved there; Infinity where
+   * that is not known.
+   */
   freeBytes(): Promise<number>;
+  /** So much more room of the host its user may take: instead of what it reserved before, until it is closed. */
+  reserve(bytes: number): void;
   /** Bytes that the host has allocated for the file. */
   allocatedBytes(): number;
   close(): Promise<void>;

@@ -5,7 +5,7 @@
 
 import type { BlockDevice } from './block-device.js';
 import { ForwardingDevice } from './forwarding-device.js';
-import { systemError } from './system-error.js';
+import { systemError } from '../system-error.js';
 
 export type OperationKind = 'read' | 'write' | 'flush' | 'truncate' | 'punch' | 'share';
 

@@ -7,7 +7,8 @@ import fs from 'node:fs';
 import type { BlockDevice, ByteRange } from './block-device.js';
 import { canPunch, canShare, punchHole, shareRange } from './block-calls.js';
 import { seekData, seekHole } from './host-calls.js';
-import { errorCode, systemError } from './system-error.js';
+import { fileSystemKey, reserve, reservedByOthers } from './reservations.js';
+import { errorCode, systemError } from '../system-error.js';
 
 type Transfer = (
   fd: number,
@@ -31,6 +32,7 @@ export interface FileCalls {
   punchHole: (fd: number, offset: number, lengthBytes: number) => Promise<void>;
   canShare: (fd: number, blockBytes: number) => boolean;
   shareRange: (fd: number, from: number, to: number, lengthBytes: number) => Promise<void>;
+  statfs: (path: string) => Promise<Pick<fs.StatsFs, 'type' | 'blocks' | 'bavail' | 'bsize'>>;
 }
 
 export interface FileDeviceOptions {
@@ -49,6 +51,7 @@ const HOST_CALLS: FileCalls = {
   punchHole,
   canShare,
   shareRange,
+  statfs: (path) => fs.promises.statfs(path),
 };
 
 /** What a host says that does not share blocks, or not these; anything else is a failure. */
@@ -78,6 +81,8 @@ export class FileDevice implements BlockDevice {
   readonly #onClose: () => void;
   readonly #inFlight = new Set<Promise<void>>();
   #lengthBytes: number;
+  /** Known once it was asked for its room. */
+  #fileSystem: string | undefined;
   #canPunch: boolean | undefined;
   #canShare: boolean | undefined;
   #flushFailure: Error | undefined;
@@ -213,11 +218,19 @@ export class FileDevice implements BlockDevice {
     }
   }
 
-  freeBytes(): Promise<number> {
-    return fs.promises.statfs(this.#path).then(
-      (host) => host.bavail * host.bsize,
-      () => Infinity,
-    );
+  async freeBytes(): Promise<number> {
+    try {
+      const host = await this.#calls.statfs(this.#path);
+      this.#fileSystem = fileSystemKey(fs.fstatSync(this.#fd).dev, host);
+      return Math.max(0, host.bavail * host.bsize - reservedByOthers(this, this.#fileSystem));
+    } catch {
+      return Infinity;
+    }
+  }
+
+  /** Counts once \`freeBytes\` has been asked, which tells the file system. */
+  reserve(bytes: number): void {
+    if (this.#fileSystem !== undefined && this.#closing === undefined) reserve(this, this.#fileSystem, bytes);
   }
 
   allocatedBytes(): number {
@@ -237,6 +250,7 @@ export class FileDevice implements BlockDevice {
         fs.close(this.#fd, (error) => (error ? reject(error) : resolve()));
       });
     } finally {
+      if (this.#fileSystem !== undefined) reserve(this, this.#fileSystem, 0);
       this.#onClose();
     }
   }

@@ -56,6 +56,10 @@ export class ForwardingDevice implements BlockDevice {
     return this.inner.freeBytes();
   }
 
+  reserve(bytes: number): void {
+    this.inner.reserve(bytes);
+  }
+
   allocatedBytes(): number {
     return this.inner.allocatedBytes();
   }

@@ -2,7 +2,7 @@
 
 import type * as FsExt from 'fs-ext';
 import { lazyModule } from './lazy-module.js';
-import { errorCode, systemError } from './system-error.js';
+import { errorCode, systemError } from '../system-error.js';
 
 const fsExt = lazyModule<typeof FsExt>('fs-ext');
 

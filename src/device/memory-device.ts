@@ -1,7 +1,7 @@
 /** A file in memory, for tests: holes are known per 512-byte sector, nothing is ever lost, flush does nothing. */
 
 import type { BlockDevice, ByteRange } from './block-device.js';
-import { systemError } from './system-error.js';
+import { systemError } from '../system-error.js';
 
 const SECTOR_BYTES = 512;
 
@@ -118,6 +118,10 @@ export class MemoryDevice implements BlockDevice {
 
   freeBytes(): Promise<number> {
     return Promise.resolve(this.#freeBytes);
+  }
+
+  reserve(): void {
+    // Nobody else is there.
   }
 
   allocatedBytes(): number {

@@ -8,7 +8,7 @@ import { QcowError } from '../errors.js';
 import { FileDevice } from './file-device.js';
 import { hasFileLocks, lockWholeFile } from './host-calls.js';
 import { hasReaderLocks, lockAsReader } from './reader-lock.js';
-import { errorCode, systemReason } from './system-error.js';
+import { errorCode, systemReason } from '../system-error.js';
 
 /** `write` needs a file that can be written and locked; `inspect` also takes one that can only be read. */
 export type OpenMode = 'write' | 'inspect';

@@ -4,7 +4,7 @@
  * not drop it.
  */
 import { koffi, load } from './block-calls.js';
-import { errnoName, systemError } from './system-error.js';
+import { errnoName, systemError } from '../system-error.js';
 
 type Fcntl = (fd: number, command: number, lock: Uint8Array) => number;
 

@@ -19,6 +19,7 @@ export class Changes {
   readonly #writer: Writer;
   readonly #zeroer: Zeroer;
   readonly #flusher: Flusher;
+  readonly #relieve: () => Promise<void>;
   /** Something was asked to change: else the file stays byte-identical. */
   #hasBegun = false;
   #beginning: Promise<void> | null = null;
@@ -33,6 +34,9 @@ export class Changes {
     this.#writer = new Writer(context, new Placer(context, ownTables));
     this.#zeroer = new Zeroer(context, ownTables, this.#writer);
     this.#flusher = new Flusher(context);
+    this.#relieve = context.relieve = async () => {
+      if (this.#isFull) await this.#flusher.flush();
+    };
   }
 
   get failure(): Error | null {
@@ -51,13 +55,13 @@ export class Changes {
   async write(source: Uint8Array, offset: number): Promise<void> {
     if (!this.#hasBegun || this.failure !== null) await this.#begin();
     await this.#writer.write(source, offset);
-    if (this.#isFull) await this.#flusher.flush();
+    await this.#relieve();
   }
 
   async zero(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
     if (!this.#hasBegun || this.failure !== null) await this.#begin();
     await this.#zeroer.zero(offset, lengthBytes, mayUnmap);
-    if (this.#isFull) await this.#flusher.flush();
+    await this.#relieve();
   }
 
   async flush(): Promise<void> {

@@ -1,5 +1,5 @@
 /** What the host answers to a live disk, in the words and codes of this library; `cause` is what it said. */
-import { isHostFull } from '../device/system-error.js';
+import { isHostFull } from '../system-error.js';
 import { QcowError } from '../errors.js';
 
 /** A failure of the host as a QcowError; everything else, programming errors included, as it is. */

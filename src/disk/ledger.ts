@@ -80,11 +80,6 @@ export class Ledger {
     return this.#released.lowered.length + this.#released.gone.length > MOST_NOTES;
   }
 
-  get isEmpty(): boolean {
-    const { lowered, gone, isOrdered } = this.#released;
-    return lowered.length === 0 && gone.length === 0 && !isOrdered;
-  }
-
   /** What goes with the pointers that are about to be written. */
   take(): Released {
     const taken = this.#released;

@@ -140,10 +140,6 @@ export class Tables {
     return this.#dirty.size * 2 > this.#mostTables;
   }
 
-  get hasChanges(): boolean {
-    return this.#dirty.size > 0;
-  }
-
   /** L2 tables in memory. */
   get cachedTables(): number {
     return this.#cached.size;

@@ -17,6 +17,8 @@ export class WriteContext {
    * of the recycler, its metadata lock included.
    */
   readonly guestLocks = new RangeLocks();
+  /** Writes what is to be written where there is too much of it in memory. Called without a lock on clusters of the file. */
+  relieve: () => Promise<void> = () => Promise.resolve();
 
   constructor(
     readonly recycler: Recycler,

@@ -30,7 +30,9 @@ export class Writer {
         part.catch(() => undefined);
         parts.push(part);
         at += length;
-        if (parts.length === IN_FLIGHT) await allSettled(parts.splice(0));
+        if (parts.length < IN_FLIGHT) continue;
+        await allSettled(parts.splice(0));
+        await this.#context.relieve();
       }
     } finally {
       // Nothing of a request is under way any more when its error is heard of.

@@ -50,6 +50,7 @@ export class Zeroer {
       const tableEnd = (Math.floor(cluster / geometry.entries) + 1) * geometry.entries;
       const next = Math.min(last, tableEnd);
       await this.#zeroClusters(cluster, next, mayUnmap);
+      await this.#context.relieve();
       cluster = next;
     }
     await this.#writeZeroes(last * clusterBytes, end);

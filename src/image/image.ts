@@ -22,7 +22,7 @@ export interface Bitmaps {
 }
 
 /** Most host clusters that fit the arrays in memory (16 TiB at 64 KiB). */
-const MAX_CLUSTERS = 2 ** 28;
+export const MAX_CLUSTERS = 2 ** 28;
 
 export interface Image {
   readonly device: BlockDevice;

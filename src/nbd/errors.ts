@@ -1,5 +1,5 @@
 /** Failures as the protocol has them. */
-import { errorCode, isHostFull } from '../device/system-error.js';
+import { errorCode, isHostFull } from '../system-error.js';
 import { NbdError } from './protocol.js';
 
 /** The client broke the protocol in a way that leaves no place to go on from. */

@@ -69,7 +69,7 @@ export class ExtentSteps {
     if (this.#next === this.#order.length) return null;
     const least = LEAST_CLUSTERS * this.#clusterBytes;
     const room = Math.max(least, Math.min(roundBytes, MOST_BYTES) - this.#asideBytes);
-    const { end, bytes } = this.#clear(room);
+    const { clear, end, bytes } = this.#clear(room);
     const isLast = end === this.#order.length;
     const isSmall =
       !isLast && bytes < Math.min(room / 2, Math.max(SMALL_BYTES, this.#leftBytes / SMALL_SHARE));
@@ -77,13 +77,14 @@ export class ExtentSteps {
     const aside = Math.min(share, roundBytes / 2, MOST_BYTES) - this.#asideBytes;
     if (isSmall) {
       // One aside is better than many small rounds, but these are better than copying all twice.
-      const isPatient = end > this.#next && (aside < least || this.#smallRounds < SMALL_ROUNDS);
-      let moving = end > this.#next && aside < least ? NONE : this.#inTheWay(end, aside, false);
-      if (moving.length === 0 && !isPatient) moving = this.#inTheWay(end, aside, true);
+      const isPatient = clear.length > 0 && (aside < least || this.#smallRounds < SMALL_ROUNDS);
+      const going = new Set(clear);
+      let moving = clear.length > 0 && aside < least ? NONE : this.#inTheWay(end, going, aside, false);
+      if (moving.length === 0 && !isPatient) moving = this.#inTheWay(end, going, aside, true);
       if (moving.length > 0) return { moving, isAside: true };
     }
     if (isSmall) this.#smallRounds++;
-    return { moving: this.#order.slice(this.#next, end).sort(), isAside: false };
+    return { moving: Uint32Array.from(clear).sort(), isAside: false };
   }
 
   /** The step has been taken. */
@@ -97,7 +98,8 @@ export class ExtentSteps {
       }
       this.#places[extent] = isAside ? Place.aside : Place.final;
     }
-    if (!isAside) this.#next += moving.length;
+    while (this.#next < this.#order.length && this.#places[this.#order[this.#next]!] === Place.final)
+      this.#next++;
   }
 
   /** Takes all steps, in thought: how many there are, and the bytes that they copy. */
@@ -117,34 +119,45 @@ export class ExtentSteps {
     }
   }
 
-  /** Up to which one, and how many bytes, those that are next find their places clear. */
-  #clear(mostBytes: number): { end: number; bytes: number } {
-    let end = this.#next;
+  /**
+   * Those that find their places clear, of the next ones: one that waits does not hold up those behind it. `end`: the
+   * first in the order that does not go.
+   */
+  #clear(mostBytes: number): { clear: number[]; end: number; bytes: number } {
+    const clear: number[] = [];
+    let end = -1;
     let bytes = 0;
-    for (; end < this.#order.length; end++) {
-      const extent = this.#order[end]!;
+    let at = this.#next;
+    for (let seen = 0; at < this.#order.length && seen < MOST_BYTES; at++) {
+      const extent = this.#order[at]!;
+      if (this.#places[extent] === Place.final) continue;
       const length = this.#extents.lengths[extent]!;
-      if (end > this.#next && bytes + length > mostBytes) break;
-      if (this.#firstAt(extent) >= 0) break;
-      bytes += length;
+      if (clear.length > 0 && bytes + length > mostBytes) break;
+      seen += length;
+      if (this.#firstAt(extent) < 0) {
+        clear.push(extent);
+        bytes += length;
+      } else if (end < 0) end = at;
     }
-    return { end, bytes };
+    return { clear, end: end < 0 ? at : end, bytes };
   }
 
   /**
    * What lies where those shall be that come from `end` on, up to `mostBytes` or somewhat more. Only what cannot go
-   * before them, themselves included; or, with `all`, whatever does not go in this round.
+   * before them, themselves included; or, with `all`, whatever is not `going` in this round.
    */
-  #inTheWay(end: number, mostBytes: number, all: boolean): Uint32Array {
+  #inTheWay(end: number, going: ReadonlySet<number>, mostBytes: number, all: boolean): Uint32Array {
     const found = new Set<number>();
     let bytes = 0;
     let seen = 0;
     for (let at = end; at < this.#order.length && seen < MOST_BYTES; at++) {
       // What is in the way of the first has to go.
       if (at > end && bytes >= mostBytes) break;
-      seen += this.#extents.lengths[this.#order[at]!]!;
-      for (const extent of this.#allAt(this.#order[at]!)) {
-        if (this.#positions[extent]! < (all ? end : at) || found.has(extent)) continue;
+      const next = this.#order[at]!;
+      if (this.#places[next] === Place.final || going.has(next)) continue;
+      seen += this.#extents.lengths[next]!;
+      for (const extent of this.#allAt(next)) {
+        if (going.has(extent) || (!all && this.#positions[extent]! < at) || found.has(extent)) continue;
         found.add(extent);
         bytes += this.#extents.lengths[extent]!;
       }

@@ -11,6 +11,7 @@ import {
 } from '../format/header.js';
 import { viewOf, writeWord } from '../format/words.js';
 import { Kind } from '../image/host-clusters.js';
+import { MAX_CLUSTERS } from '../image/image.js';
 import { State } from './cluster-map.js';
 import { range } from './eraser.js';
 import type { Recycler } from './recycler.js';
@@ -25,6 +26,7 @@ export async function growFile(recycler: Recycler, clusters: number): Promise<vo
     const { map, image } = recycler.volume;
     const { refcounts } = image;
     const end = map.clusterCount + clusters;
+    if (end > MAX_CLUSTERS) throw tooLong(`it would have more than ${MAX_CLUSTERS} host clusters`);
     const last = Math.floor((end - 1) / refcounts.perBlock);
     if (last >= refcounts.blocks.length) await lengthenTable(recycler, last + 1);
     if (end > map.clusterCount) await recycler.extendLocked(end - map.clusterCount);
@@ -109,13 +111,17 @@ function sizeOfTable(
   for (let blocks = 1; ;) {
     const needed = Math.ceil(Math.max(entries, index + blocks) / perCluster);
     if (needed > most) {
-      throw new QcowError('UNSUPPORTED', 'the image is as long as its refcount table can describe', {
-        hint: 'compact it, or convert it to one with larger clusters',
-      });
+      throw tooLong('its refcount table can describe no more');
     }
     const tableClusters = Math.min(most, Math.ceil(needed * ROOM_TO_GROW));
     const enough = Math.ceil((blocks + tableClusters) / perBlock);
     if (enough <= blocks) return { blocks, tableClusters };
     blocks = enough;
   }
+}
+
+function tooLong(why: string): QcowError {
+  return new QcowError('UNSUPPORTED', `the image cannot grow: ${why}`, {
+    hint: 'compact it, or convert it to one with larger clusters',
+  });
 }

@@ -28,7 +28,10 @@ export class HostRoom {
     const { device, map, clusterBytes } = this.#volume;
     const roundBytes = this.#roundBytes;
     const spare = async () => Math.floor((await device.freeBytes()) / 2);
-    if ((await spare()) >= roundBytes) return { bytes: roundBytes, forcedBytes: Infinity, nearlyFull: false };
+    if ((await spare()) >= roundBytes) {
+      device.reserve(roundBytes);
+      return { bytes: roundBytes, forcedBytes: Infinity, nearlyFull: false };
+    }
     // Junk that truncation will remove anyway.
     for (let cluster = goal.finalClusters; cluster < map.clusterCount; cluster++) {
       if (!map.is(cluster, State.junk)) continue;
@@ -36,6 +39,7 @@ export class HostRoom {
       await this.#punch(cluster);
     }
     const bytes = await spare();
+    device.reserve(bytes);
     if (!device.canPunch) this.#forcedBytes = Math.min(this.#forcedBytes, bytes);
     return {
       bytes: Math.min(roundBytes, Math.max(clusterBytes, bytes)),

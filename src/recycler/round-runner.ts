@@ -2,7 +2,7 @@
  * The rounds of one run: clusters that move, counts that are written and a file that gets shorter, under one budget.
  * What the order of the whole run (compaction.ts) and the repacking of compressed extents (repack.ts) both use.
  */
-import { isHostFull } from '../device/system-error.js';
+import { isHostFull } from '../system-error.js';
 import { Kind } from '../image/host-clusters.js';
 import { type Goal, goalFor, goalInPlace } from './goal.js';
 import { HostRoom, type RoundBudget } from './host-room.js';

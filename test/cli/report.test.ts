@@ -63,8 +63,11 @@ describe('a compaction', () => {
       lengthAfter: 10 * gib,
       bytesLeftToReclaim: gib / 2,
     });
-    const line = 'image.qcow2: 10.0 GiB, left alone: 512.0 MiB (5%) to reclaim is below the threshold';
+    const line = 'image.qcow2: 10.0 GiB, left alone: 512.0 MiB (5.0%) to reclaim is below the threshold';
     expect(report({ mode: 'compact', result })).toBe(line);
+    // A threshold of 50% was not met.
+    const nearly = { ...result, bytesLeftToReclaim: 5 * gib - 1 };
+    expect(report({ mode: 'compact', result: nearly })).toContain('(49.9%)');
     const repaired = {
       ...{ corruptionsFound: 2, leaksFound: 0, refcountsRebuilt: true, flagsChanged: 0 },
       marksCleared: [],

@@ -388,5 +388,5 @@ test('--threshold reaches the library, and a gain passed up is a success', async
   engine.compact.mockResolvedValue(fakeCompact({ outcome: 'below-threshold', bytesLeftToReclaim: 1024 }));
   expect(await runWith({ threshold: '10%' }, 'a')).toBe(0);
   expect(engine.compact).toHaveBeenCalledWith('a', expect.objectContaining({ threshold: { percent: 10 } }));
-  expect(stdout).toContain('a: 4.2 GiB, left alone: 1.0 KiB (<1%) to reclaim is below the threshold\n');
+  expect(stdout).toContain('a: 4.2 GiB, left alone: 1.0 KiB (<0.1%) to reclaim is below the threshold\n');
 });

@@ -104,3 +104,17 @@ test('what only reads ends with the reason of the signal at the next read', asyn
   controller.abort(TIMEOUT);
   await expect(planDevice(device)).rejects.toBe(TIMEOUT);
 });
+
+test('what a stopped run did not give up is not told as given up', async () => {
+  const builder = image().write(9);
+  for (let cluster = 0; cluster < 8; cluster++) builder.zero(cluster, { allocated: true });
+  const bytes = builder.build();
+  const signal = AbortSignal.abort();
+  const device = new MemoryDevice(bytes);
+  const stopped = await compactDevice(device, { dropPreallocation: true, signal });
+  expect(stopped).toMatchObject({ outcome: 'interrupted', preallocationReleased: 0, bytesWritten: 0 });
+  expect(Buffer.compare(device.bytes(), bytes)).toBe(0);
+  expect(await compactDevice(device, { dropPreallocation: true })).toMatchObject({
+    preallocationReleased: 8,
+  });
+});

@@ -50,8 +50,6 @@ const PLANNED = [
   'lengthBefore',
   'clustersToMove',
   'bytesToCopy',
-  'tablesReleased',
-  'preallocationReleased',
   'movesBy',
   'pinnedClusters',
   'clusters',
@@ -78,6 +76,8 @@ async function expectDecision(initial: Uint8Array, options: Options, canShare: b
       bytesLeftToReclaim: gain,
       bytesLeftToMove: planned.bytesToCopy,
       lengthAfter: planned.lengthBefore,
+      tablesReleased: 0,
+      preallocationReleased: 0,
       bytesWritten: 0,
       barriers: 0,
       rounds: 0,
@@ -145,4 +145,23 @@ test('what has to be mended is mended first, and then the gain is weighed', asyn
     lengthAfter: planned.lengthAfter,
     repaired: { marksCleared: ['dirty'] },
   });
+});
+
+test('leaks that are to be repaired are reason enough; else they are counted', async () => {
+  const initial = image().writeRange(0, 4).layout({ leaks: 2 }).build();
+  const threshold = { percent: 100 };
+  expect((await planDevice(new MemoryDevice(initial))).clusters.leaked).toBe(2);
+  const passedUp = await compactDevice(new MemoryDevice(initial), { threshold });
+  expect(passedUp).toMatchObject({
+    outcome: 'below-threshold',
+    leaksLeft: 2,
+    leaksReclaimed: 0,
+    notices: [],
+  });
+  for (const repair of ['leaks', 'all'] as const) {
+    const device = new MemoryDevice(initial);
+    const result = await compactDevice(device, { threshold, repair });
+    expect(result, repair).toMatchObject({ outcome: 'compacted', leaksLeft: 0, leaksReclaimed: 2 });
+    expect((await planDevice(device)).clusters.leaked, repair).toBe(0);
+  }
 });

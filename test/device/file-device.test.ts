@@ -1,7 +1,8 @@
 import fs from 'node:fs';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { FileDevice, type FileCalls } from '../../src/device/file-device.js';
-import { systemError } from '../../src/device/system-error.js';
+import { fileSystemKey } from '../../src/device/reservations.js';
+import { systemError } from '../../src/system-error.js';
 import { temporaryPath } from './temporary-directory.js';
 
 const MIB = 1024 * 1024;
@@ -335,5 +336,43 @@ describe('the host and closing', () => {
     await expect(device.write(letters('a'), 0)).rejects.toMatchObject({ code: 'EBADF' });
     await expect(device.read(new Uint8Array(1), 0)).rejects.toMatchObject({ code: 'EBADF' });
     await expect(device.flush()).rejects.toMatchObject({ code: 'EBADF' });
+  });
+});
+
+describe('room of the host', () => {
+  const host = (type: number, blocks: number) => ({ type, blocks, bavail: 100, bsize: 4096 });
+  const statfs = () => Promise.resolve(host(0xef53, 1000));
+
+  test('what others have reserved is not free; what it has reserved itself is', async () => {
+    const { device: one } = openDevice(letters('a'), { statfs });
+    const { device: other } = openDevice(letters('b'), { statfs });
+    for (const device of [one, other]) expect(await device.freeBytes()).toBe(409600);
+    one.reserve(300_000);
+    expect(await one.freeBytes()).toBe(409600);
+    expect(await other.freeBytes()).toBe(109600);
+    one.reserve(1000);
+    other.reserve(500_000);
+    expect(await one.freeBytes()).toBe(0);
+    await other.close();
+    expect(await one.freeBytes()).toBe(409600);
+    // Closed: there is nobody who could take it back.
+    other.reserve(500_000);
+    expect(await one.freeBytes()).toBe(409600);
+  });
+
+  test('a host that does not say how much is free', async () => {
+    const { device } = openDevice(letters('a'), {
+      statfs: () => Promise.reject(systemError('EIO', 'statfs')),
+    });
+    expect(await device.freeBytes()).toBe(Infinity);
+    device.reserve(1);
+  });
+
+  test('subvolumes of one btrfs share their room, other devices do not', () => {
+    const BTRFS = 0x9123683e;
+    expect(fileSystemKey(1, host(BTRFS, 10))).toBe(fileSystemKey(2n, host(BTRFS, 10)));
+    expect(fileSystemKey(1, host(BTRFS, 10))).not.toBe(fileSystemKey(1, host(BTRFS, 11)));
+    expect(fileSystemKey(1, host(0xef53, 10))).not.toBe(fileSystemKey(2, host(0xef53, 10)));
+    expect(fileSystemKey(1, host(0xef53, 10))).toBe(fileSystemKey(1n, host(0xef53, 11)));
   });
 });

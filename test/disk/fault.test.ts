@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { type Fault, FaultDevice } from '../../src/device/fault-device.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { RecordingDevice } from '../../src/device/recording-device.js';
-import { errorCode } from '../../src/device/system-error.js';
+import { errorCode } from '../../src/system-error.js';
 import { Qcow2Disk } from '../../src/disk/qcow2-disk.js';
 import { QcowError } from '../../src/errors.js';
 import { crashStates } from '../support/crash-simulator.js';

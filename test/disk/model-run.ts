@@ -30,7 +30,7 @@ export function diskImage(seed: number): DiskImage {
       bitmaps: false,
       maxClusters,
     });
-    // Not every Node reads zstd.
+    // What zstd has compressed is not read.
     if (description.includes('"compressionType":"zstd"') || description.includes('"virtualSize":0,'))
       continue;
     return { bytes, description, base: hasBackingFile ? baseOf(random, 200_000) : null };

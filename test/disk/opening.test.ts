@@ -2,7 +2,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import zlib from 'node:zlib';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { Qcow2Disk } from '../../src/disk/qcow2-disk.js';
@@ -64,13 +63,14 @@ describe('a disk is refused', () => {
   });
 });
 
-test('a cluster that zstd has compressed is refused by name where Node has no zstd, and can be overwritten', async () => {
+test('a cluster that zstd has compressed is refused by name when it is read, and can be overwritten', async () => {
   const bytes = image({ compressionType: 'zstd', headerLength: 112 }).compress(0).write(1).build();
   const disk = await Qcow2Disk.on(new MemoryDevice(bytes));
   const sector = new Uint8Array(512);
-  // Those that the builder makes are noise.
-  const code = 'zstdDecompress' in zlib ? 'CORRUPT' : 'UNSUPPORTED';
-  await expect(disk.read(sector, 0)).rejects.toMatchObject({ code });
+  await expect(disk.read(sector, 0)).rejects.toMatchObject({
+    code: 'UNSUPPORTED',
+    message: expect.stringMatching(/zstd/) as string,
+  });
   await disk.read(sector, 512);
   await disk.write(sector.fill(7), 0);
   await disk.read(sector.fill(0), 0);

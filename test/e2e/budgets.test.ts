@@ -97,7 +97,7 @@ describe('--threshold', () => {
     const run = cli(['--threshold', threshold, image]);
     expect(run.status).toBe(0);
     expect(run.stdout).toMatch(
-      /^\S+image\.qcow2: 24\.\d MiB, left alone: 12\.\d MiB \(\d+%\) to reclaim is below the threshold\n$/,
+      /^\S+image\.qcow2: 24\.\d MiB, left alone: 12\.\d MiB \(\d+\.\d%\) to reclaim is below the threshold\n$/,
     );
     expect(run.stderr).toBe('');
     expect(fileState(image)).toEqual(state);

@@ -240,6 +240,26 @@ function makePreallocated(image: string, preallocation: string): string {
   return image;
 }
 
+test('several images on a full disk do not spend the same free bytes', (context) => {
+  const point = mount('ext4', context);
+  const images = ['a', 'b', 'c', 'd'].map((name) => path.join(point, `${name}.qcow2`));
+  for (const image of images) {
+    qemuImg('create', '-q', '-f', 'qcow2', image, '20M');
+    qemuIo(
+      `driver=qcow2,file.filename=${image},discard=unmap`,
+      ['write -q -P 7 0 10M', 'write -q -P 9 10M 10M', 'discard -q 0 10M'],
+      ['--image-opts'],
+    );
+  }
+  fill(point, 5 * MIB);
+  const run = cli(['--quiet', '--jobs', '4', ...images]);
+  expect(run).toMatchObject({ status: 0, stderr: '' });
+  for (const image of images) {
+    expectMinimal(image);
+    expect(fs.statSync(image).size).toBeLessThan(11 * MIB);
+  }
+});
+
 describe('on a file system that is nearly full, where a run has many rounds', () => {
   /** 2 MiB are free beside an image that has 8 MiB to move, all of it into holes of the host file. */
   function makeCrowded(context: TestContext): { image: string; before: Record<string, string> } {

@@ -130,11 +130,12 @@ test('a repair that is killed at random can be begun again', async () => {
   const wholeMs = performance.now() - from;
   const random = new Random(Date.now());
   let killed = 0;
-  for (let run = 0; run < 6; run++) {
+  // On a busy machine the first run may have taken much longer than these.
+  for (let run = 0; run < 6 || (killed === 0 && run < 40); run++) {
     fs.copyFileSync(dirty, image);
     const { child, ended } = startCli([...(run % 2 === 0 ? ['--check'] : []), '--repair', image]);
-    // It begins to write in the second half.
-    await sleep(wholeMs * (0.5 + random.int(50) / 100));
+    // On a quiet one it begins to write in the second half.
+    await sleep(wholeMs * (0.2 + random.int(80) / 100));
     child.kill('SIGKILL');
     if ((await ended).signal !== null) killed++;
     expect(cli(['--quiet', '--repair', image]).status).toBe(0);

@@ -5,7 +5,7 @@ import { eraseDevice } from '../../src/compactor/erase.js';
 import { type Fault, FaultDevice } from '../../src/device/fault-device.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { RecordingDevice } from '../../src/device/recording-device.js';
-import { errorCode } from '../../src/device/system-error.js';
+import { errorCode } from '../../src/system-error.js';
 import { type Kind, KINDS } from '../crash/kinds.js';
 import { Judge } from '../crash/recorded-run.js';
 import { secondRun } from '../crash/second-run.js';

@@ -4,7 +4,7 @@ import { repairDevice } from '../../src/compactor/repair.js';
 import type { RepairResult } from '../../src/compactor/types.js';
 import { type Fault, FaultDevice } from '../../src/device/fault-device.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
-import { errorCode } from '../../src/device/system-error.js';
+import { errorCode } from '../../src/system-error.js';
 import { RepairCrashJudge } from '../crash/repair-judge.js';
 import { REPAIR_KINDS, buildDamaged } from '../crash/repair-kinds.js';
 import { image } from '../support/image-builder.js';

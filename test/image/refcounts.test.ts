@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { FaultDevice } from '../../src/device/fault-device.js';
 import { openImage } from '../../src/image/image.js';
 import { walk } from '../../src/image/walk.js';
 import { Random } from '../support/random.js';
@@ -43,6 +44,21 @@ describe('writing changed counts', () => {
     expect(refcounts.hasDirty).toBe(false);
     await refcounts.writeDirty(recorder);
     expect(recorder.log).toHaveLength(1);
+  });
+
+  test('a count that changes while its sector is being written is written again, and so is one whose write failed', async () => {
+    const { refcounts, recorder, blockAt, memory } = await threeBlocks();
+    refcounts.set(100, 7);
+    const writing = refcounts.writeDirty(recorder);
+    refcounts.set(101, 8);
+    await writing;
+    expect(refcounts.hasDirty).toBe(true);
+    const failing = new FaultDevice(recorder, { failAt: 1 });
+    await expect(refcounts.writeDirty(failing)).rejects.toThrow('EIO');
+    expect(refcounts.hasDirty).toBe(true);
+    await refcounts.writeDirty(failing);
+    expect(memory.bytes()[blockAt(0) + 101 * 8 + 7]).toBe(8);
+    expect(refcounts.hasDirty).toBe(false);
   });
 
   test('neighbouring sectors in one write, others apart, each block by itself', async () => {

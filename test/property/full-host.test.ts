@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { compactDevice } from '../../src/compactor/compact.js';
 import { MemoryDevice, type MemoryDeviceOptions } from '../../src/device/memory-device.js';
-import { systemError } from '../../src/device/system-error.js';
+import { systemError } from '../../src/system-error.js';
 import { image } from '../support/image-builder.js';
 import { compareGuestView, guestView, inspect, minimalClusterCount } from '../support/oracle.js';
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { Mutex, RangeLocks } from '../../src/recycler/locks.js';
+import { Access, Mutex, RangeLocks } from '../../src/recycler/locks.js';
 import { isPending } from './harness.js';
 
 describe('range locks', () => {
@@ -54,6 +54,25 @@ describe('range locks', () => {
     first();
     await Promise.all([writer, reader]);
     expect(order).toEqual(['writer', 'reader']);
+  });
+
+  test('who reads or writes in place goes along with others of the kind, and a copy with none that changes', () => {
+    const together: Record<keyof typeof Access, (keyof typeof Access)[]> = {
+      passing: ['passing', 'changing', 'shared'],
+      changing: ['passing', 'changing'],
+      shared: ['passing', 'shared'],
+      exclusive: [],
+    };
+    const names = Object.keys(Access) as (keyof typeof Access)[];
+    for (const one of names) {
+      for (const other of names) {
+        const locks = new RangeLocks();
+        expect(locks.tryLock(3, 2, Access[one])).not.toBeNull();
+        const goesAlong = locks.tryLock(4, 1, Access[other]) !== null;
+        expect({ one, other, goesAlong }).toEqual({ one, other, goesAlong: together[one].includes(other) });
+        expect(locks.tryLock(5, 1, Access[other])).not.toBeNull();
+      }
+    }
   });
 
   test('trying does not overtake who waits either', async () => {

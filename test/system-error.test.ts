@@ -1,12 +1,6 @@
 import fs from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import {
-  errorCode,
-  errnoName,
-  isHostFull,
-  systemError,
-  systemReason,
-} from '../../src/device/system-error.js';
+import { errorCode, errnoName, isHostFull, systemError, systemReason } from '../src/system-error.js';
 
 function caught(work: () => void): unknown {
   try {
