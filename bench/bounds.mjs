@@ -6,8 +6,13 @@ const GIB = 2 ** 30;
 /** Cases with work to do on one image, of `--size` at the most. */
 const COMPACTING = ['half', 'snapshots', 'tail', 'compressed', 'small'];
 
+/** In pieces of 256 KiB, then of 4 KiB. */
+const SERVING = ['serve read', 'serve write', 'serve 4k read', 'serve 4k write'];
+
 /** The rival whose name begins so. */
 const ratioTo = (name) => (result) => result.rivals.find((rival) => rival.name.startsWith(name))?.ratio;
+/** Times for the same bytes: the limit is the inverse of that of the throughput. */
+const throughput = ratioTo('qemu-nbd');
 const copied = ({ movesBy }) => movesBy === 'copying';
 const shared = ({ movesBy }) => movesBy === 'sharing';
 
@@ -26,6 +31,9 @@ const BOUNDS = [
   bound(['version'], 'wall time at most 1.30 x node -e 0', ratioTo('node'), 1.3),
   bound(['version'], '--version and --help load no engine', ({ engineLoaded }) => engineLoaded.length, 0),
   bound(['small'], 'wall time at most 2.00 x node -e 0', ratioTo('node'), 2),
+  bound(SERVING.slice(0, 2), 'at least 0.70 x the throughput of qemu-nbd', throughput, 1 / 0.7),
+  bound(SERVING.slice(2), 'at least 0.50 x the throughput of qemu-nbd', throughput, 2),
+  bound(SERVING, 'peak memory at most 100 MiB and the cache of tables', peakMib, 164),
   bound(
     COMPACTING,
     'copied: bytes written at most 1.02 x what must move + 5 % of the metadata',

@@ -3,6 +3,7 @@ import { againstConvert } from './convert.mjs';
 import { ImageSet } from './image-set.mjs';
 import { many } from './many.mjs';
 import { nothingToDo } from './nothing-to-do.mjs';
+import { serve } from './serve.mjs';
 import { small, version } from './start.mjs';
 
 const MOST_IMAGES = 200;
@@ -24,6 +25,7 @@ const CASES = {
     images.with('metadata', (image) => nothingToDo(bench, 'metadata', image, { rounds: bench.runs })),
   small: (bench, images) => images.with('small', (image) => small(bench, image)),
   many: (bench, images) => images.with('many', (image) => many(bench, image, countFor(images.sizeBytes))),
+  serve: async (bench, images) => serve(bench, await images.shared('half'), images.sizeBytes),
   version: (bench) => version(bench),
 };
 

@@ -35,6 +35,10 @@ test('every case is measured, judged and written down', { timeout: 180_000 }, as
     'metadata',
     'small',
     'many',
+    'serve read',
+    'serve write',
+    'serve 4k read',
+    'serve 4k write',
     'version',
   ];
   expect(names.filter((name) => !name.startsWith('many --jobs'))).toEqual(expected);
