@@ -6,6 +6,7 @@
 export class Budget {
   readonly floorBytes: number;
   #freeBytes: number;
+  #heldBytes = 0;
   readonly #waiting = new Set<Share>();
 
   constructor(sharedBytes: number, floorBytes: number) {
@@ -18,8 +19,16 @@ export class Budget {
     return this.#freeBytes;
   }
 
+  /** By all, floors included. */
+  get heldBytes(): number {
+    return this.#heldBytes;
+  }
+
   open(): Share {
-    return new Share(this, this.#waiting, (bytes) => this.#reserve(bytes));
+    const count = (bytes: number): void => {
+      this.#heldBytes += bytes;
+    };
+    return new Share(this, this.#waiting, { reserve: (bytes) => this.#reserve(bytes), count });
   }
 
   #reserve(bytes: number): boolean {
@@ -36,13 +45,19 @@ export class Share {
   readonly #floorBytes: number;
   readonly #waiting: Set<Share>;
   readonly #reserve: (bytes: number) => boolean;
+  readonly #count: (bytes: number) => void;
   #heldBytes = 0;
   #wanted: { bytes: number; resolve: () => void } | null = null;
 
-  constructor(budget: Budget, waiting: Set<Share>, reserve: (bytes: number) => boolean) {
+  constructor(
+    budget: Budget,
+    waiting: Set<Share>,
+    { reserve, count }: { reserve: (bytes: number) => boolean; count: (bytes: number) => void },
+  ) {
     this.#floorBytes = budget.floorBytes;
     this.#waiting = waiting;
     this.#reserve = reserve;
+    this.#count = count;
   }
 
   get heldBytes(): number {
@@ -54,6 +69,7 @@ export class Share {
     const beyondFloor = this.#beyondFloor(this.#heldBytes + bytes) - this.#beyondFloor(this.#heldBytes);
     if (beyondFloor > 0 && !this.#reserve(beyondFloor)) return false;
     this.#heldBytes += bytes;
+    this.#count(bytes);
     return true;
   }
 
@@ -68,6 +84,7 @@ export class Share {
   give(bytes: number): void {
     const before = this.#beyondFloor(this.#heldBytes);
     this.#heldBytes -= bytes;
+    this.#count(-bytes);
     const freed = before - this.#beyondFloor(this.#heldBytes);
     this.tryAgain();
     if (freed > 0) this.#reserve(-freed);
