@@ -76,11 +76,13 @@ export class Allocator {
 
   async #fill(count: number): Promise<void> {
     const recycler = this.#recycler;
-    const { map, device } = recycler.volume;
+    const { map, device, image } = recycler.volume;
     const wanted = Math.max(count, this.#clustersPerFill);
     // Junk in a range without a refcount block cannot be used before it has one.
     await describeHoles(recycler);
-    const junk = map.countOf(State.junk);
+    const { blocks, perBlock } = image.refcounts;
+    // What lies behind all that the table has entries for is junk that a longer table is yet to describe.
+    const junk = map.countOf(State.junk) - Math.max(0, map.clusterCount - blocks.length * perBlock);
     if (junk < count) await growFile(recycler, wanted - junk);
     const { erased } = await recycler.erase(wanted, device.canPunch, 1);
     await recycler.writeCounts();

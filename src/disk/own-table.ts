@@ -42,8 +42,9 @@ export class OwnTables {
       if (hasTable) {
         // Nobody changes a shared table, so that the one in memory is the one on disk.
         bytes.set((await tables.load(l1Index))!.bytes);
-        await recycler.volume.device.write(bytes, cluster * clusterBytes);
       }
+      // An empty one too, though zeroes are there: a host that has no room for it refuses this write, not a flush.
+      await recycler.volume.device.write(bytes, cluster * clusterBytes);
     } catch (error) {
       recycler.giveBack([cluster]);
       throw error;

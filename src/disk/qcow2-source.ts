@@ -52,19 +52,24 @@ export class Qcow2Source implements GuestSource {
 
   async read(target: Uint8Array, offset: number): Promise<void> {
     let parts: Promise<void>[] = [];
-    for (let at = 0; at < target.length;) {
-      const run = await this.#runAt(offset + at, target.length - at);
-      if (at === 0 && run.lengthBytes === target.length) return this.#readPart(target, offset);
-      const part = this.#readPart(target.subarray(at, at + run.lengthBytes), offset + at);
-      // Its failure is heard of below, perhaps only after another wait.
-      part.catch(() => undefined);
-      parts.push(part);
-      at += run.lengthBytes;
-      if (parts.length < IN_FLIGHT) continue;
+    try {
+      for (let at = 0; at < target.length;) {
+        const run = await this.#runAt(offset + at, target.length - at);
+        if (at === 0 && run.lengthBytes === target.length) return await this.#readPart(target, offset);
+        const part = this.#readPart(target.subarray(at, at + run.lengthBytes), offset + at);
+        // Its failure is heard of below, perhaps only after another wait.
+        part.catch(() => undefined);
+        parts.push(part);
+        at += run.lengthBytes;
+        if (parts.length < IN_FLIGHT) continue;
+        await Promise.all(parts);
+        parts = [];
+      }
       await Promise.all(parts);
-      parts = [];
+    } finally {
+      // Nothing is put into the target any more once this has settled.
+      await Promise.allSettled(parts);
     }
-    await Promise.all(parts);
   }
 
   async #runAt(guest: number, mostBytes: number): Promise<Run> {

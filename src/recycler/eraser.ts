@@ -16,16 +16,17 @@ export interface EraseStep {
 
 /**
  * Takes up to `amount` junk clusters, from cluster `from` on and then from the front, and makes them read as
- * zeroes. All or nothing: after the first failed write all are junk again and the error goes up (C18).
+ * zeroes; `described`: only those that have a refcount block. All or nothing: after the first failed write all are junk again and the error goes up (C18).
  */
 export async function eraseJunk(
   volume: Volume,
   amount: number,
   punch: boolean,
   from = 1,
+  described = false,
 ): Promise<EraseStep> {
   const { map, clusterBytes, device } = volume;
-  const taken = takeJunk(volume, amount, from);
+  const taken = takeJunk(volume, amount, from, described);
   const all = taken.flatMap(({ first, count }) => range(first, count));
   map.transition(all, State.junk, State.held);
   let holes = 0;
@@ -53,12 +54,17 @@ export function amountToErase(map: ClusterMap, keepErased: number): number {
   return Math.max(0, Math.min(map.countOf(State.junk), keepErased - pool));
 }
 
-function takeJunk({ map }: Volume, amount: number, from: number): { first: number; count: number }[] {
+function takeJunk(
+  { map, image: { refcounts } }: Volume,
+  amount: number,
+  from: number,
+  described: boolean,
+): { first: number; count: number }[] {
   const taken: { first: number; count: number }[] = [];
   let left = Math.min(amount, map.countOf(State.junk));
   const takeFrom = (start: number, end: number) => {
     for (let cluster = start; cluster < end && left > 0; cluster++) {
-      if (!map.is(cluster, State.junk)) continue;
+      if (!map.is(cluster, State.junk) || (described && !refcounts.covers(cluster))) continue;
       const last = taken.at(-1);
       if (last !== undefined && last.first + last.count === cluster) last.count++;
       else taken.push({ first: cluster, count: 1 });

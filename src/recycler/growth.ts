@@ -63,7 +63,9 @@ async function lengthenTable(recycler: Recycler, entries: number): Promise<void>
   const index = refcounts.blocks.length;
   const { blocks, tableClusters } = sizeOfTable(index, entries, clusterBytes, refcounts.perBlock);
   const start = index * refcounts.perBlock;
-  await recycler.extendLocked(start + blocks + tableClusters - map.clusterCount);
+  // A try that failed may have left the file longer.
+  const lacking = start + blocks + tableClusters - map.clusterCount;
+  if (lacking > 0) await recycler.extendLocked(lacking);
   const places = range(start, blocks + tableClusters);
   const tableOffset = (start + blocks) * clusterBytes;
   map.transition(places, State.junk, State.held);

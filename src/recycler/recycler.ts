@@ -303,7 +303,7 @@ export class Recycler {
    */
   async erase(amount: number, punch: boolean, count: 0 | 1 = 0): Promise<EraseStep> {
     this.#requireWorking();
-    const step = await eraseJunk(this.volume, amount, punch, this.#eraseFrom);
+    const step = await eraseJunk(this.volume, amount, punch, this.#eraseFrom, count > 0);
     this.#eraseFrom = step.next;
     // A leaked cluster becomes free for the guest only with its refcount at zero.
     for (const { first, count: clusters } of step.erased) {

@@ -68,7 +68,13 @@ export async function createBlocks(recycler: Recycler, indices: number[], cells:
     }
     await recycler.writeCounts();
     await recycler.flush();
-    await writeTableSectors(volume, indices);
+    for (const sector of tableSectors(indices)) {
+      // A failure is final: the entries may be on disk all the same, and then the blocks must not go.
+      await recycler.writeReferences(
+        refcounts.encodeTableSector(sector),
+        refcounts.tableOffset + sector * SECTOR,
+      );
+    }
   } catch (error) {
     withdrawBlocks(volume, indices, cells);
     throw error;
@@ -83,9 +89,14 @@ export function withdrawBlocks(volume: Volume, indices: number[], cells: number[
   volume.map.transition(cells, State.held, State.junk);
 }
 
+/** Sectors of the refcount table with the entries of these blocks. */
+function tableSectors(indices: number[]): Set<number> {
+  return new Set(indices.map((index) => Math.floor(index / ENTRIES_PER_SECTOR)));
+}
+
 async function writeTableSectors(volume: Volume, indices: number[]): Promise<void> {
   const { refcounts } = volume.image;
-  for (const sector of new Set(indices.map((index) => Math.floor(index / ENTRIES_PER_SECTOR)))) {
+  for (const sector of tableSectors(indices)) {
     await volume.device.write(refcounts.encodeTableSector(sector), refcounts.tableOffset + sector * SECTOR);
   }
 }
