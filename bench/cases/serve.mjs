@@ -14,7 +14,7 @@ const PIECE = 64 * BLOCK;
 /** Each in the fraction of the disk that is as irregular as can be, every block once: as good as random. */
 const farStep = (sizeBytes) => (Math.floor((sizeBytes / BLOCK) * 0.618) | 1) * BLOCK;
 const inOrder = (sizeBytes) => ({ bytes: PIECE, step: PIECE, total: sizeBytes });
-const scattered = (sizeBytes) => ({ bytes: BLOCK, step: farStep(sizeBytes), total: sizeBytes / 16 });
+const scattered = (sizeBytes) => ({ bytes: BLOCK, step: farStep(sizeBytes), total: sizeBytes / 8 });
 
 /** Bytes of a request, to the next one, and of all. */
 const KINDS = {
