@@ -3,11 +3,8 @@ import type { BlockDevice } from '../device/block-device.js';
 import type { Image } from '../image/image.js';
 import { type Walk, requireSound } from '../image/walk.js';
 import { Compaction, type CompactionReport } from '../recycler/compaction.js';
-import { forecast } from '../recycler/forecast.js';
-import { releaseSurplus } from '../recycler/surplus.js';
 import { goalFor } from '../recycler/goal.js';
 import type { Transfer } from '../recycler/transfer.js';
-import { Volume } from '../recycler/volume.js';
 import {
   decidePunch,
   excessRemains,
@@ -23,11 +20,11 @@ import {
   requireSecret,
   roundBytesOf,
 } from './options.js';
-import { planFigures } from './plan.js';
+import { planFigures, planSession } from './plan.js';
 import { repairBefore } from './repair.js';
 import { isAlreadyCompact } from './already-compact.js';
 import { type Session, beginSession, countPinsOf, secondsSince, withImageFile } from './session.js';
-import { stoppedBy } from './stop.js';
+import { isStopped, stoppedBy } from './stop.js';
 import { isBelowThreshold, requireThreshold } from './threshold.js';
 import type { CompactOptions, CompactResult, PlanResult, RepairResult, Repairs } from './types.js';
 import { unlockData } from './unlock-data.js';
@@ -68,7 +65,7 @@ export async function compactDevice(
   countPinsOf(session, reencryption !== null);
   const punch = decidePunch(options.punch, session.device, notices);
   // An interrupt is answered, and asserts are made, on the long way only.
-  const isShort = options.runtimeAsserts !== true && options.signal?.aborted !== true;
+  const isShort = options.runtimeAsserts !== true && !isStopped(options.signal);
   const work =
     isShort && isAlreadyCompact(image, walked) && !dropsPreallocation(options, walked)
       ? nothingToDo(session, options)
@@ -181,28 +178,22 @@ async function carryOut(
   punch: boolean,
   reencryption: Transfer | null,
 ): Promise<Work> {
-  const keepErased = options.keepErased ?? 0;
-  const surplus = await releaseSurplus(session.image, session.walked, {
-    dropPreallocation: options.dropPreallocation ?? false,
-  });
-  const volume = new Volume(session.image, session.walked.clusters, reencryption);
-  const roundBytes = roundBytesOf(options);
-  const expected = await forecast(volume, keepErased, roundBytes);
-  const planned = planFigures(session, expected, surplus, volume);
+  const plan = await planSession(session, options, reencryption);
+  const { surplus, volume, expected, figures: planned } = plan;
   // Leaks that shall be repaired go by the compaction.
   const mends = options.repair !== undefined && session.walked.findings.leaks > 0;
   if (!mends && isBelowThreshold(options.threshold, planned))
     return nothingDone(nothingReleased(planned), true, session.walked.findings.leaks);
   announcePlan(planned, options);
-  const stopped = () => options.signal?.aborted ?? false;
+  const stopped = () => isStopped(options.signal);
   // The first write. Once stopped the compaction does not begin either.
   const begins = !stopped();
   if (begins) await surplus.write();
   let percent = 0;
   const compaction = new Compaction(volume, {
-    keepErased,
+    keepErased: options.keepErased ?? 0,
     punch,
-    roundBytes,
+    roundBytes: roundBytesOf(options),
     runtimeAsserts: options.runtimeAsserts ?? false,
     ...(options.maxMoves === undefined ? {} : { maxMoves: options.maxMoves }),
     stopped,

@@ -9,7 +9,7 @@ import { Volume } from '../recycler/volume.js';
 import { decidePunch } from './notices.js';
 import { requireClusterCount, roundBytesOf } from './options.js';
 import { beginSession, secondsSince, withImageFile } from './session.js';
-import { stoppedBy } from './stop.js';
+import { isStopped, stoppedBy } from './stop.js';
 import type { EraseOptions, EraseResult } from './types.js';
 
 /** Clusters between two looks at the signal and two reports of progress. */
@@ -40,7 +40,7 @@ export async function eraseDevice(device: BlockDevice, options: EraseOptions = {
 
   let done = 0;
   let holes = 0;
-  const stopped = () => options.signal?.aborted ?? false;
+  const stopped = () => isStopped(options.signal);
   const step = (clusters: number, alreadyHoles: number) => {
     done += clusters;
     holes += alreadyHoles;

@@ -4,6 +4,7 @@ import { requireSound } from '../image/walk.js';
 import { type Forecast, forecast } from '../recycler/forecast.js';
 import { type Surplus, releaseSurplus } from '../recycler/surplus.js';
 import type { Goal } from '../recycler/goal.js';
+import type { Transfer } from '../recycler/transfer.js';
 import { Volume } from '../recycler/volume.js';
 import { holesToFill, littleToReclaim, pinnedRemain } from './notices.js';
 import { requireClusterCount, requireSecret, roundBytesOf } from './options.js';
@@ -30,12 +31,7 @@ export async function planDevice(device: BlockDevice, options: PlanOptions = {})
   const reencryption = await unlockData(session.image, options.secret, notices);
   const hasKey = reencryption !== null;
   countPinsOf(session, hasKey);
-  const surplus = await releaseSurplus(session.image, session.walked, {
-    dropPreallocation: options.dropPreallocation ?? false,
-  });
-  const volume = new Volume(session.image, session.walked.clusters, reencryption);
-  const expected = await forecast(volume, keepErased, roundBytesOf(options));
-  const figures = planFigures(session, expected, surplus, volume);
+  const { expected, figures } = await planSession(session, options, reencryption);
   const { live, total } = figures.clusters;
   const { junkClusters } = expected.goal;
   if (junkClusters === 0)
@@ -46,6 +42,20 @@ export async function planDevice(device: BlockDevice, options: PlanOptions = {})
   notices.push(...pinnedRemain(figures.pinnedClusters, junkClusters, hasKey));
   options.onProgress?.({ phase: 'finish', percent: 100, bytesDone: 0, bytesTotal: 0 });
   return { ...figures, notices };
+}
+
+/** What a run over the image of `session` will do; nothing is written, the surplus included. */
+export async function planSession(
+  session: Session,
+  options: PlanOptions & { roundBytes?: number },
+  reencryption: Transfer | null,
+): Promise<{ surplus: Surplus; volume: Volume; expected: Forecast; figures: PlanResult }> {
+  const surplus = await releaseSurplus(session.image, session.walked, {
+    dropPreallocation: options.dropPreallocation ?? false,
+  });
+  const volume = new Volume(session.image, session.walked.clusters, reencryption);
+  const expected = await forecast(volume, options.keepErased ?? 0, roundBytesOf(options));
+  return { surplus, volume, expected, figures: planFigures(session, expected, surplus, volume) };
 }
 
 export function planFigures(

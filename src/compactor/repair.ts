@@ -13,7 +13,7 @@ import { mend } from '../repair/mend.js';
 import { leaksRemain } from './notices.js';
 import { requireRepairWhat, roundBytesOf } from './options.js';
 import { type Session, beginSession, secondsSince, withImageFile } from './session.js';
-import { stoppedBy } from './stop.js';
+import { isStopped, stoppedBy } from './stop.js';
 import type { CommonOptions, RepairOptions, RepairResult, Repairs } from './types.js';
 
 /**
@@ -182,7 +182,7 @@ async function mendAll(session: Session, options: RepairOptions): Promise<Repair
   announce(options);
   const marks = marksOf(image.header);
   const isDone = await mend(image, diagnosis, marks, {
-    stopped: () => options.signal?.aborted ?? false,
+    stopped: () => isStopped(options.signal),
     verify: () => verify(session.device),
   });
   const repairs: Repairs = {
@@ -216,7 +216,7 @@ async function mendLeaks({ image, walked }: Session, options: RepairOptions & Tu
     punch: false,
     roundBytes: roundBytesOf(options, leakRoundBytes(image)),
     runtimeAsserts: options.runtimeAsserts ?? false,
-    stopped: () => options.signal?.aborted ?? false,
+    stopped: () => isStopped(options.signal),
     onMoved: () => undefined,
   });
   const { interrupted, leaksLeft } = await compaction.run();

@@ -9,6 +9,7 @@ import { type Image, type OpenOptions, openImage } from '../image/image.js';
 import { type Walk, walk } from '../image/walk.js';
 import { countPinned } from '../recycler/pins.js';
 import { translateHostError } from './host-errors.js';
+import { isStopped } from './stop.js';
 import type { CommonOptions, ImageFigures } from './types.js';
 
 export interface Session {
@@ -90,7 +91,7 @@ export async function withImageFile<T>(
 
 /** The engine does not know of the rate. Of the signal it does, where it writes and has barriers to stop at. */
 function withBudget(device: BlockDevice, mode: OpenMode, { limiter, signal }: CommonOptions): BlockDevice {
-  const stopped = () => signal?.aborted ?? false;
+  const stopped = () => isStopped(signal);
   const throttled = limiter === undefined ? device : new ThrottledDevice(device, limiter, stopped);
   return mode === 'write' || signal === undefined ? throttled : new StoppableDevice(throttled, signal);
 }

@@ -2,6 +2,10 @@
 
 export type Stopped = 'interrupted' | 'out-of-time';
 
+export function isStopped(signal: AbortSignal | undefined): boolean {
+  return signal?.aborted ?? false;
+}
+
 /** By the reason of the signal: `AbortSignal.timeout` and its like give a `TimeoutError`. */
 export function stoppedBy(signal: AbortSignal | undefined): Stopped {
   return isTimeout(signal?.reason) ? 'out-of-time' : 'interrupted';

@@ -1,10 +1,8 @@
 /** Locks for changing entries of the active layer: nobody copies the table, nobody uses what the entries let go of. */
 import { HI_COMPRESSED } from '../format/entries.js';
-import { extentBytes, extentOffset } from '../format/compressed.js';
-import { clusterOf, lastClusterOf } from '../image/extents.js';
 import { Access } from '../recycler/locks.js';
 import type { Geometry } from './geometry.js';
-import { clusterOfEntry } from './mapping.js';
+import { type HostRange, hostRangeOf } from './mapping.js';
 import type { OwnTables } from './own-table.js';
 import type { Release } from './passage.js';
 import type { Table } from './table.js';
@@ -16,11 +14,6 @@ export interface LockedEntries {
   /** From the first on: all without a host cluster, or with neighbouring ones. */
   count: number;
   release: Release;
-}
-
-interface HostRange {
-  first: number;
-  count: number;
 }
 
 /** The caller holds the guest clusters, so that nobody else changes their entries; they may still move. */
@@ -105,15 +98,6 @@ function isCompressed(table: Table, index: number): boolean {
   return (table.hi(index) & HI_COMPRESSED) !== 0;
 }
 
-/** The host clusters that an entry refers to. */
 function hostRange(geometry: Geometry, table: Table, index: number): HostRange {
-  if (!isCompressed(table, index)) {
-    const cluster = clusterOfEntry(geometry, table, index);
-    return cluster < 0 ? { first: 0, count: 0 } : { first: cluster, count: 1 };
-  }
-  const { clusterBits, clusterBytes } = geometry;
-  const offset = extentOffset(table.hi(index), table.lo(index), clusterBits);
-  const bytes = extentBytes(table.hi(index), table.lo(index), clusterBits);
-  const first = clusterOf(offset, clusterBytes);
-  return { first, count: lastClusterOf(offset, bytes, clusterBytes) - first + 1 };
+  return hostRangeOf(geometry, table.hi(index), table.lo(index));
 }

@@ -20,6 +20,8 @@ export interface Geometry {
 }
 
 export const SUBCLUSTERS = 32;
+/** A bit for each of them. */
+export const EVERY_UNIT = 0xffff_ffff;
 
 export function geometryOf(header: Header): Geometry {
   const { clusterBytes, clusterBits, virtualBytes, version } = header;

@@ -2,12 +2,10 @@
  * Who refers to what while clients write. A pointer that changes in memory changes the references at once; the refcounts
  * on disk follow when the pointer has: what is let go of is noted here until then (I3).
  */
-import { HI_COMPRESSED, entryOffset } from '../format/entries.js';
-import { extentBytes, extentOffset } from '../format/compressed.js';
-import { clusterOf, lastClusterOf } from '../image/extents.js';
 import { Kind } from '../image/host-clusters.js';
 import { State } from '../recycler/cluster-map.js';
 import type { Recycler } from '../recycler/recycler.js';
+import { hostRangeOf } from './mapping.js';
 
 /** What pointers let go of that are still to be written. */
 export interface Released {
@@ -48,16 +46,8 @@ export class Ledger {
 
   /** An L2 entry of the active layer, in a table that nobody shares, does not refer to anything any more. */
   dropEntry(hi: number, lo: number): void {
-    const { clusterBytes, image } = this.#recycler.volume;
-    if ((hi & HI_COMPRESSED) === 0) {
-      const offset = entryOffset(hi, lo);
-      if (offset !== 0) this.drop(offset / clusterBytes);
-      return;
-    }
-    const { clusterBits } = image.header;
-    const offset = extentOffset(hi, lo, clusterBits);
-    const last = lastClusterOf(offset, extentBytes(hi, lo, clusterBits), clusterBytes);
-    for (let cluster = clusterOf(offset, clusterBytes); cluster <= last; cluster++) this.drop(cluster);
+    const { first, count } = hostRangeOf(this.#recycler.volume.image.header, hi, lo);
+    for (let cluster = first; cluster < first + count; cluster++) this.drop(cluster);
   }
 
   /** A pointer of the active layer does not name `cluster` any more. */

@@ -1,6 +1,7 @@
 /** What an L2 table says of a stretch of the guest's disk (qcow2 specification, "Cluster mapping"). */
 import { extentBytes, extentOffset } from '../format/compressed.js';
 import { HI_COMPRESSED, HI_COPIED, LO_ZERO, entryOffset } from '../format/entries.js';
+import { clusterOf as hostClusterOf, lastClusterOf } from '../image/extents.js';
 import type { Geometry } from './geometry.js';
 import type { Table } from './table.js';
 
@@ -102,4 +103,31 @@ export function clusterOfEntry(geometry: Geometry, table: Table, index: number):
   if ((hi & HI_COMPRESSED) !== 0) return -1;
   const offset = entryOffset(hi, table.lo(index));
   return offset === 0 ? -1 : offset / geometry.clusterBytes;
+}
+
+/** Whether the entry has a host cluster that nothing else refers to. */
+export function ownsCluster(geometry: Geometry, table: Table, index: number): boolean {
+  return clusterOfEntry(geometry, table, index) >= 0 && (table.hi(index) & HI_COPIED) !== 0;
+}
+
+/** Neighbouring host clusters. */
+export interface HostRange {
+  first: number;
+  count: number;
+}
+
+/** The host clusters that an entry refers to, whatever is read of them; none where `count` is 0. */
+export function hostRangeOf(
+  { clusterBits, clusterBytes }: Pick<Geometry, 'clusterBits' | 'clusterBytes'>,
+  hi: number,
+  lo: number,
+): HostRange {
+  if ((hi & HI_COMPRESSED) === 0) {
+    const offset = entryOffset(hi, lo);
+    return { first: offset / clusterBytes, count: offset === 0 ? 0 : 1 };
+  }
+  const offset = extentOffset(hi, lo, clusterBits);
+  const first = hostClusterOf(offset, clusterBytes);
+  const last = lastClusterOf(offset, extentBytes(hi, lo, clusterBits), clusterBytes);
+  return { first, count: last - first + 1 };
 }

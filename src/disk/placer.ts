@@ -7,8 +7,8 @@ import { TWO_32 } from '../format/words.js';
 import { Kind } from '../image/host-clusters.js';
 import { Access } from '../recycler/locks.js';
 import { lockEntries, lockTable } from './entry-locks.js';
-import { SUBCLUSTERS } from './geometry.js';
-import { Content, clusterOfEntry } from './mapping.js';
+import { EVERY_UNIT, SUBCLUSTERS } from './geometry.js';
+import { Content, clusterOfEntry, ownsCluster } from './mapping.js';
 import type { OwnTables } from './own-table.js';
 import { lockBehind } from './passage.js';
 import type { Table } from './table.js';
@@ -26,8 +26,6 @@ interface Placement {
   /** All of it reads as zeroes, as the new place does. */
   isBlank: boolean;
 }
-
-const EVERY_UNIT = 0xffff_ffff;
 
 export class Placer {
   readonly #context: WriteContext;
@@ -49,7 +47,7 @@ export class Placer {
     const last = Math.floor((guest + length - 1) / clusterBytes);
     const release = await this.#context.guestLocks.exclusive(first, last - first + 1);
     try {
-      const run = await this.#context.runAt(guest, length);
+      const run = await this.#context.tables.runAt(guest, length);
       if (run.content === Content.data && run.isOwn) return 0;
       const table = await this.#ownTables.get(this.#context.tables.l1Index(guest));
       if (this.#hasOwnCluster(table, first)) {
@@ -69,8 +67,7 @@ export class Placer {
   /** The entry has a cluster that nobody shares, though it is not, or not all of it, read. */
   #hasOwnCluster(table: Table, guestCluster: number): boolean {
     const { geometry } = this.#context;
-    const index = guestCluster % geometry.entries;
-    return clusterOfEntry(geometry, table, index) >= 0 && (table.hi(index) & HI_COPIED) !== 0;
+    return ownsCluster(geometry, table, guestCluster % geometry.entries);
   }
 
   /** Clusters from `guest` on that need a place, as many as follow each other. */
@@ -82,22 +79,17 @@ export class Placer {
       if (placements.length > 0 && this.#hasOwnCluster(table, guestCluster)) break;
       const from = (guest + at) % clusterBytes;
       const to = Math.min(clusterBytes, from + lengthBytes - at);
-      placements.push({ guestCluster, from, to, isBlank: this.#isBlank(guestCluster) });
+      placements.push({ guestCluster, from, to, isBlank: this.#isBlank(table, guestCluster) });
       at += to - from;
     }
     return placements;
   }
 
   /** Of a whole cluster; what lies beyond the end of the disk is nothing. */
-  #isBlank(guestCluster: number): boolean {
+  #isBlank(table: Table, guestCluster: number): boolean {
     const { clusterBytes, sizeBytes } = this.#context.geometry;
-    const end = Math.min((guestCluster + 1) * clusterBytes, sizeBytes);
-    for (let at = guestCluster * clusterBytes; at < end;) {
-      const run = this.#context.peekRun(at, end - at);
-      if (run === null || !this.#context.isBlank(run.content, at)) return false;
-      at += run.lengthBytes;
-    }
-    return true;
+    const start = guestCluster * clusterBytes;
+    return this.#context.isBlankStretch(table, start, Math.min(clusterBytes, sizeBytes - start));
   }
 
   async #writePlaced(source: Uint8Array, guest: number, placements: readonly Placement[]): Promise<void> {

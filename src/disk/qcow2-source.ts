@@ -54,7 +54,7 @@ export class Qcow2Source implements GuestSource {
     let parts: Promise<void>[] = [];
     try {
       for (let at = 0; at < target.length;) {
-        const run = await this.#runAt(offset + at, target.length - at);
+        const run = await this.#tables.runAt(offset + at, target.length - at);
         if (at === 0 && run.lengthBytes === target.length) return await this.#readPart(target, offset);
         const part = this.#readPart(target.subarray(at, at + run.lengthBytes), offset + at);
         // Its failure is heard of below, perhaps only after another wait.
@@ -70,17 +70,6 @@ export class Qcow2Source implements GuestSource {
       // Nothing is put into the target any more once this has settled.
       await Promise.allSettled(parts);
     }
-  }
-
-  async #runAt(guest: number, mostBytes: number): Promise<Run> {
-    const l1Index = this.#tables.l1Index(guest);
-    const table = this.#tables.peek(l1Index);
-    return runAt(
-      this.geometry,
-      table === undefined ? await this.#tables.load(l1Index) : table,
-      guest,
-      mostBytes,
-    );
   }
 
   /** Looks again at every step: what the tables say may have changed since the caller's look. */
@@ -114,7 +103,7 @@ export class Qcow2Source implements GuestSource {
     const first = clusterOf(run.host, clusterBytes);
     const last = lastClusterOf(run.host, isCompressed ? run.extentBytes : run.lengthBytes, clusterBytes);
     const lock = lockBehind(this.#locks, table.cluster, first, last - first + 1, Access.passing);
-    const isStill = () => isSame(run, this.#peekRun(guest, run.lengthBytes));
+    const isStill = () => isSame(run, this.#tables.peekRun(guest, run.lengthBytes));
     const release = typeof lock === 'function' ? lock : await lock;
     try {
       if (release !== lock && !isStill()) return false;
@@ -135,11 +124,6 @@ export class Qcow2Source implements GuestSource {
   #copyUnpacked(unpacked: Uint8Array, bytes: Uint8Array, guest: number): void {
     const from = guest % this.geometry.clusterBytes;
     bytes.set(unpacked.subarray(from, from + bytes.length));
-  }
-
-  #peekRun(guest: number, mostBytes: number): Run | null {
-    const table = this.#tables.peek(this.#tables.l1Index(guest));
-    return table === undefined ? null : runAt(this.geometry, table, guest, mostBytes);
   }
 
   async status(offset: number, lengthBytes: number): Promise<Status> {

@@ -8,6 +8,7 @@ import { TWO_32 } from '../format/words.js';
 import type { Header } from '../format/header.js';
 import { Access, type RangeLocks } from '../recycler/locks.js';
 import type { Geometry } from './geometry.js';
+import { type Run, runAt } from './mapping.js';
 import { type DirtySpan, Table } from './table.js';
 
 /** What a table takes beside its bytes. */
@@ -93,6 +94,19 @@ export class Tables {
       }
       await loading;
     }
+  }
+
+  /** The run at `guest` by the table that is in memory; null where that is to be read first. */
+  peekRun(guest: number, mostBytes: number): Run | null {
+    const table = this.peek(this.l1Index(guest));
+    return table === undefined ? null : runAt(this.geometry, table, guest, mostBytes);
+  }
+
+  /** The same, the table read where it has to be. */
+  async runAt(guest: number, mostBytes: number): Promise<Run> {
+    const l1Index = this.l1Index(guest);
+    const table = this.peek(l1Index);
+    return runAt(this.geometry, table === undefined ? await this.load(l1Index) : table, guest, mostBytes);
   }
 
   async #read(l1Index: number): Promise<void> {

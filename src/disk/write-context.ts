@@ -5,7 +5,7 @@ import type { Recycler } from '../recycler/recycler.js';
 import type { Allocator } from './allocator.js';
 import type { Geometry } from './geometry.js';
 import type { Ledger } from './ledger.js';
-import { Content, type Run, runAt } from './mapping.js';
+import { Content, runAt } from './mapping.js';
 import type { Qcow2Source } from './qcow2-source.js';
 import type { Table } from './table.js';
 import type { Tables } from './tables.js';
@@ -45,21 +45,14 @@ export class WriteContext {
     return content === Content.unallocated && (backing === null || guest >= backing.sizeBytes);
   }
 
-  /** The run at `guest` by the table that is in memory; null where that is to be read first. */
-  peekRun(guest: number, mostBytes: number): Run | null {
-    const table = this.tables.peek(this.tables.l1Index(guest));
-    return table === undefined ? null : runAt(this.geometry, table, guest, mostBytes);
-  }
-
-  async runAt(guest: number, mostBytes: number): Promise<Run> {
-    const l1Index = this.tables.l1Index(guest);
-    const table = this.tables.peek(l1Index);
-    return runAt(
-      this.geometry,
-      table === undefined ? await this.tables.load(l1Index) : table,
-      guest,
-      mostBytes,
-    );
+  /** The whole stretch, which `table` maps. */
+  isBlankStretch(table: Table, guest: number, lengthBytes: number): boolean {
+    for (let at = guest; at < guest + lengthBytes;) {
+      const run = runAt(this.geometry, table, at, guest + lengthBytes - at);
+      if (!this.isBlank(run.content, at)) return false;
+      at += run.lengthBytes;
+    }
+    return true;
   }
 
   /** The entry of guest cluster `guestCluster` changes, in a table that nobody shares. */

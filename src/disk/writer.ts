@@ -22,7 +22,7 @@ export class Writer {
     const parts: Promise<void>[] = [];
     try {
       for (let at = 0; at < source.length;) {
-        const run = await this.#context.runAt(offset + at, source.length - at);
+        const run = await this.#context.tables.runAt(offset + at, source.length - at);
         if (at === 0 && run.lengthBytes === source.length) return await this.#writePart(source, offset);
         const length = this.#lengthOfPart(run, offset + at, source.length - at);
         const part = this.#writePart(source.subarray(at, at + length), offset + at);
@@ -46,7 +46,7 @@ export class Writer {
     if (isOwnData(run)) return length;
     const { clusterBytes } = this.#context.geometry;
     while (length < mostBytes && length < STEP_BYTES) {
-      const next = this.#context.peekRun(guest + length, mostBytes - length);
+      const next = this.#context.tables.peekRun(guest + length, mostBytes - length);
       if (next === null || (isOwnData(next) && (guest + length) % clusterBytes === 0)) break;
       length += next.lengthBytes;
     }
@@ -58,9 +58,9 @@ export class Writer {
     for (let at = 0; at < source.length;) {
       const guest = offset + at;
       const left = source.length - at;
-      const run = this.#context.peekRun(guest, left);
+      const run = this.#context.tables.peekRun(guest, left);
       if (run === null) {
-        await this.#context.runAt(guest, left);
+        await this.#context.tables.runAt(guest, left);
         continue;
       }
       at += isOwnData(run)
@@ -79,7 +79,7 @@ export class Writer {
     const lock = lockBehind(locks, table.cluster, first, last - first + 1, Access.changing);
     const release = typeof lock === 'function' ? lock : await lock;
     try {
-      if (release !== lock && !isSame(run, this.#context.peekRun(guest, bytes.length))) return 0;
+      if (release !== lock && !isSame(run, this.#context.tables.peekRun(guest, bytes.length))) return 0;
       for (let cluster = first; cluster <= last; cluster++) recycler.cancel(cluster);
       await device.write(bytes, run.host);
       return bytes.length;

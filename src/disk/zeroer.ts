@@ -2,10 +2,11 @@
  * Zeroes and discards: whole clusters by their entries, the rest as a write (recycler contract C62). What is discarded
  * reads as zeroes.
  */
-import { HI_COPIED, LO_ZERO } from '../format/entries.js';
+import { LO_ZERO } from '../format/entries.js';
 import { ZEROES } from '../recycler/zeroes.js';
 import { lockEntries } from './entry-locks.js';
-import { clusterOfEntry, runAt } from './mapping.js';
+import { EVERY_UNIT } from './geometry.js';
+import { clusterOfEntry, ownsCluster } from './mapping.js';
 import type { OwnTables } from './own-table.js';
 import type { Table } from './table.js';
 import type { WriteContext } from './write-context.js';
@@ -20,8 +21,6 @@ interface Entry {
   /** It lets go of the host clusters that it has. */
   drops: boolean;
 }
-
-const EVERY_UNIT = 0xffff_ffff;
 
 export class Zeroer {
   readonly #context: WriteContext;
@@ -59,7 +58,7 @@ export class Zeroer {
   /** As data, except where it reads as zeroes already. */
   async #writeZeroes(offset: number, end: number): Promise<void> {
     for (let at = offset; at < end;) {
-      const run = await this.#context.runAt(at, Math.min(end - at, ZEROES.length));
+      const run = await this.#context.tables.runAt(at, Math.min(end - at, ZEROES.length));
       if (!this.#context.isBlank(run.content, at))
         await this.#writer.write(ZEROES.subarray(0, run.lengthBytes), at);
       at += run.lengthBytes;
@@ -106,8 +105,9 @@ export class Zeroer {
     const index = guestCluster % geometry.entries;
     const hi = table.hi(index);
     const lo = table.lo(index);
-    const isOwn = clusterOfEntry(geometry, table, index) >= 0 && (hi & HI_COPIED) !== 0;
-    const isBlank = this.#isBlank(table, guestCluster);
+    const { clusterBytes } = geometry;
+    const isOwn = ownsCluster(geometry, table, index);
+    const isBlank = this.#context.isBlankStretch(table, guestCluster * clusterBytes, clusterBytes);
     if (isOwn && !mayUnmap) {
       if (isBlank) return null;
       const flag = geometry.isExtended ? 0 : LO_ZERO;
@@ -121,17 +121,5 @@ export class Zeroer {
   #zeroEntry(drops: boolean): Entry {
     const { isExtended } = this.#context.geometry;
     return { hi: 0, lo: isExtended ? 0 : LO_ZERO, zero: isExtended ? EVERY_UNIT : 0, allocated: 0, drops };
-  }
-
-  /** Of a whole cluster: no part of it is data, and none shows the backing file. */
-  #isBlank(table: Table, guestCluster: number): boolean {
-    const { clusterBytes } = this.#context.geometry;
-    const start = guestCluster * clusterBytes;
-    for (let at = 0; at < clusterBytes;) {
-      const run = runAt(this.#context.geometry, table, start + at, clusterBytes - at);
-      if (!this.#context.isBlank(run.content, start + at)) return false;
-      at += run.lengthBytes;
-    }
-    return true;
   }
 }

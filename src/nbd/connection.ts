@@ -2,7 +2,7 @@
 import type { Duplex } from 'node:stream';
 import type { Budget } from './budget.js';
 import type { BufferPool } from './buffer-pool.js';
-import { ProtocolError } from './errors.js';
+import { ProtocolError, messageOf } from './errors.js';
 import type { Export } from './export.js';
 import { Haggling, type HagglingOptions, type Terms } from './haggling.js';
 import { Disconnected, Input } from './input.js';
@@ -112,7 +112,7 @@ export class Connection {
     try {
       this.#socket = await startTls(this.#socket, this.#options.tls!);
     } catch (error) {
-      throw new ProtocolError(`TLS failed: ${error instanceof Error ? error.message : String(error)}`);
+      throw new ProtocolError(`TLS failed: ${messageOf(error)}`);
     }
     this.#input = this.#listen(this.#socket);
   }

@@ -11,7 +11,7 @@ import {
   writeDataHead,
   writeSimpleHead,
 } from './transmission-codec.js';
-import type { WorkContext } from './work-context.js';
+import { type WorkContext, giveBack } from './work-context.js';
 
 export class Reads {
   readonly #context: WorkContext;
@@ -50,9 +50,9 @@ export class Reads {
       const frame = await readChunks(disk, buffer, request, offset, length);
       isLast = reply.finishPiece();
       if (isLast && reply.failure === undefined) markDone(buffer, frame.lastChunk);
-      output.send(buffer.subarray(0, frame.lengthBytes), () => this.#release(buffer, length));
+      output.send(buffer.subarray(0, frame.lengthBytes), () => giveBack(this.#context, buffer, length));
     } catch (error) {
-      this.#release(buffer, length);
+      giveBack(this.#context, buffer, length);
       reply.fail(error);
       isLast = reply.finishPiece();
     }
@@ -67,12 +67,12 @@ export class Reads {
     try {
       await disk.read(buffer.subarray(at, at + lengthBytes), offset);
     } catch (error) {
-      this.#release(buffer, lengthBytes);
+      giveBack(this.#context, buffer, lengthBytes);
       this.#replies.fail(request, error);
       return;
     }
     if (terms.isStructured) markDone(buffer, 0);
-    output.send(buffer.subarray(0, at + lengthBytes), () => this.#release(buffer, lengthBytes));
+    output.send(buffer.subarray(0, at + lengthBytes), () => giveBack(this.#context, buffer, lengthBytes));
   }
 
   /**
@@ -101,7 +101,7 @@ export class Reads {
       onFailure(error);
       cut();
     } finally {
-      this.#release(buffer, PIECE_BYTES);
+      giveBack(this.#context, buffer, PIECE_BYTES);
     }
   }
 
@@ -110,10 +110,5 @@ export class Reads {
     return this.#context.terms.isStructured
       ? writeDataHead(buffer, 0, request, request)
       : writeSimpleHead(buffer, 0, request, 0);
-  }
-
-  #release(buffer: Buffer, length: number): void {
-    this.#context.pool.give(buffer);
-    this.#context.share.give(length);
   }
 }

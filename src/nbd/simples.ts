@@ -4,7 +4,7 @@ import { PIECE_BYTES } from './buffer-pool.js';
 import { ALLOCATION_ID, Command, CommandFlag, NbdError } from './protocol.js';
 import type { Replies } from './replies.js';
 import { type Request, blockStatusChunk } from './transmission-codec.js';
-import type { WorkContext } from './work-context.js';
+import { type WorkContext, giveBack } from './work-context.js';
 
 export class Simples {
   readonly #context: WorkContext;
@@ -52,8 +52,7 @@ export class Simples {
         await disk.read(buffer.subarray(0, Math.min(PIECE_BYTES, lengthBytes - at)), offset + at);
       }
     } finally {
-      pool.give(buffer);
-      share.give(room);
+      giveBack(this.#context, buffer, room);
     }
   }
 

@@ -20,3 +20,9 @@ export interface WorkContext {
   /** Ends the connection at once. */
   cut: () => void;
 }
+
+/** A buffer and the room that was taken for it are free again. */
+export function giveBack({ pool, share }: WorkContext, buffer: Buffer, roomBytes: number): void {
+  pool.give(buffer);
+  share.give(roomBytes);
+}

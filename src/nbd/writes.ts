@@ -4,7 +4,7 @@ import type { Input } from './input.js';
 import { CommandFlag } from './protocol.js';
 import { PiecedReply, type Replies } from './replies.js';
 import type { Request } from './transmission-codec.js';
-import type { WorkContext } from './work-context.js';
+import { type WorkContext, giveBack } from './work-context.js';
 
 export class Writes {
   readonly #context: WorkContext;
@@ -31,7 +31,7 @@ export class Writes {
       try {
         if (!this.#input.tryTakeInto(bytes)) await this.#input.takeInto(bytes);
       } catch (error) {
-        this.#release(buffer, length);
+        giveBack(this.#context, buffer, length);
         throw error;
       }
       traffic.bytesWritten += length;
@@ -52,7 +52,7 @@ export class Writes {
     } catch (error) {
       reply.fail(error);
     } finally {
-      this.#release(buffer, bytes.length);
+      giveBack(this.#context, buffer, bytes.length);
       isLast = reply.finishPiece();
     }
     if (!isLast) return;
@@ -65,10 +65,5 @@ export class Writes {
     }
     if (reply.failure === undefined) this.#replies.done(request);
     else this.#replies.fail(request, reply.failure.error);
-  }
-
-  #release(buffer: Buffer, length: number): void {
-    this.#context.pool.give(buffer);
-    this.#context.share.give(length);
   }
 }

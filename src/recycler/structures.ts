@@ -135,7 +135,6 @@ export async function releaseUnneeded(recycler: Recycler, goal: Goal): Promise<n
   }
   recycler.leave(freed);
   await recycler.flush();
-  for (const cluster of freed) if (refcounts.covers(cluster)) refcounts.set(cluster, 0);
   return freed.length;
 }
 

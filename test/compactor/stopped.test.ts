@@ -9,12 +9,9 @@ import { StoppableDevice } from '../../src/device/stoppable-device.js';
 import { damage } from '../support/damage.js';
 import { image } from '../support/image-builder.js';
 import { Random } from '../support/random.js';
+import { scatteredImage } from '../support/scattered-image.js';
 
-const builder = image({ virtualSize: 64 << 10, seed: 3 })
-  .writeRange(0, 40)
-  .snapshot('a')
-  .writeRange(64, 12)
-  .layout({ shuffle: true, junk: 60 });
+const builder = scatteredImage();
 const initial = builder.build();
 
 const TIMEOUT = Object.assign(new Error('enough'), { name: 'TimeoutError' });

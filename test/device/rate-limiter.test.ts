@@ -5,7 +5,7 @@ import { MemoryDevice } from '../../src/device/memory-device.js';
 import { RateLimiter } from '../../src/device/rate-limiter.js';
 import { ThrottledDevice } from '../../src/device/throttled-device.js';
 import { QcowError } from '../../src/errors.js';
-import { image } from '../support/image-builder.js';
+import { scatteredImage } from '../support/scattered-image.js';
 import { FakeClock } from './fake-clock.js';
 
 const BURST_SECONDS = 0.5;
@@ -119,12 +119,7 @@ class WatchedDevice extends ForwardingDevice {
 }
 
 describe('two compactions under one limiter', () => {
-  const initial = image({ virtualSize: 64 << 10, seed: 3 })
-    .writeRange(0, 40)
-    .snapshot('a')
-    .writeRange(64, 12)
-    .layout({ shuffle: true, junk: 60 })
-    .build();
+  const initial = scatteredImage().build();
 
   test('stay below its rate together, walks included, and end as without it', async () => {
     const clock = new FakeClock();

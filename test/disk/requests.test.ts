@@ -84,6 +84,18 @@ describe('writes in place', () => {
   });
 });
 
+/** A discard that waits for a write to the cluster at `place`, which `first` holds back. */
+async function discardBehindWrite() {
+  const { gate, disk, at, read } = await rigOf(small().write(3));
+  const place = at('data active:3');
+  const first = gate.shut('write', place, SECTOR);
+  const writing = disk.write(filled(1), 3 * CLUSTER);
+  await first.arrived;
+  const discarding = disk.discard(3 * CLUSTER, CLUSTER);
+  expect(await isPending(discarding)).toBe(true);
+  return { gate, disk, read, place, first, writing, discarding };
+}
+
 describe('a discard', () => {
   test('waits for a read of the cluster, whose place is not used before', async () => {
     const { gate, disk, at, read } = await rigOf(small().write(3));
@@ -100,13 +112,7 @@ describe('a discard', () => {
   });
 
   test('makes a write that waits for it look again: it goes to another place', async () => {
-    const { gate, disk, at, read } = await rigOf(small().write(3));
-    const place = at('data active:3');
-    const first = gate.shut('write', place, SECTOR);
-    const writing = disk.write(filled(1), 3 * CLUSTER);
-    await first.arrived;
-    const discarding = disk.discard(3 * CLUSTER, CLUSTER);
-    expect(await isPending(discarding)).toBe(true);
+    const { gate, disk, read, place, first, writing, discarding } = await discardBehindWrite();
     const later = disk.write(filled(2), 3 * CLUSTER + SECTOR);
     expect(await isPending(later)).toBe(true);
     // Nobody may write to the old place any more.
@@ -119,13 +125,7 @@ describe('a discard', () => {
   });
 
   test('makes a read that waits for it look again: it reads zeroes, not the old place', async () => {
-    const { gate, disk, at, read } = await rigOf(small().write(3));
-    const place = at('data active:3');
-    const first = gate.shut('write', place, SECTOR);
-    const writing = disk.write(filled(1), 3 * CLUSTER);
-    await first.arrived;
-    const discarding = disk.discard(3 * CLUSTER, CLUSTER);
-    expect(await isPending(discarding)).toBe(true);
+    const { gate, read, place, first, writing, discarding } = await discardBehindWrite();
     const reading = read(3 * CLUSTER + SECTOR, SECTOR);
     expect(await isPending(reading)).toBe(true);
     const shut = gate.shut('read', place, CLUSTER);

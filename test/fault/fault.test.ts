@@ -10,8 +10,8 @@ import { type Kind, KINDS } from '../crash/kinds.js';
 import { Judge } from '../crash/recorded-run.js';
 import { secondRun } from '../crash/second-run.js';
 import { crashStates } from '../support/crash-simulator.js';
-import { image } from '../support/image-builder.js';
 import { secretOf } from '../support/luks.js';
+import { scatteredImage } from '../support/scattered-image.js';
 
 const CHANGES = ['write', 'truncate', 'punch', 'share'] as const;
 /** Without the one whose run is so long that failing each of its operations takes minutes. */
@@ -130,12 +130,7 @@ describe('a crash after a failure', () => {
 });
 
 describe('a full disk', () => {
-  const initial = image({ virtualSize: 64 << 10, seed: 3 })
-    .writeRange(0, 40)
-    .snapshot('a')
-    .writeRange(64, 12)
-    .layout({ shuffle: true, junk: 60 })
-    .build();
+  const initial = scatteredImage().build();
   const kind = { name: 'x', options: { roundBytes: 4096 } } as Kind;
 
   test.each(['once', 'sticky'] as const)('keeps what earlier rounds gained (ENOSPC %s)', async (repeat) => {
