@@ -12,6 +12,8 @@ export {
   type DiskOptions,
   type ZeroOptions,
 } from './disk/qcow2-disk.js';
+export type { BackgroundSettings } from './disk/background/options.js';
+export type { DiskStatus } from './disk/background/status.js';
 export { EXIT_STATUS, QcowError, type ErrorCode } from './errors.js';
 export type { Stopped } from './compactor/stop.js';
 export type { Threshold } from './compactor/threshold.js';

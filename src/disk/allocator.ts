@@ -5,6 +5,7 @@
  */
 import { State } from '../recycler/cluster-map.js';
 import { describeHoles, growFile } from '../recycler/growth.js';
+import { Mutex } from '../recycler/locks.js';
 import type { Recycler } from '../recycler/recycler.js';
 
 /** What one filling of the pool takes, at the least and at the most, as a share of the file in between. */
@@ -24,6 +25,11 @@ export class Allocator {
   #pool: Stretch[] = [];
   #pooled = 0;
   #filling: Promise<void> | null = null;
+  /**
+   * Held by who fills the pool or takes away from it what it is made of: the end of the file, refcount blocks. Before the
+   * metadata lock.
+   */
+  readonly supply = new Mutex();
 
   /** `fillBytes`: what one filling takes; by default it follows the length of the file. */
   constructor(recycler: Recycler, fillBytes?: number) {
@@ -40,7 +46,7 @@ export class Allocator {
       const take = () => this.#take(count);
       const taken = metadata.busy ? await metadata.run(() => Promise.resolve(take())) : take();
       if (taken !== null) return taken;
-      this.#filling ??= this.#fill(count).finally(() => (this.#filling = null));
+      this.#filling ??= this.supply.run(() => this.#fill(count)).finally(() => (this.#filling = null));
       await this.#filling;
     }
   }
@@ -76,7 +82,7 @@ export class Allocator {
 
   async #fill(count: number): Promise<void> {
     const recycler = this.#recycler;
-    const { map, device, image } = recycler.volume;
+    const { map, image } = recycler.volume;
     const wanted = Math.max(count, this.#clustersPerFill);
     // Junk in a range without a refcount block cannot be used before it has one.
     await describeHoles(recycler);
@@ -84,11 +90,25 @@ export class Allocator {
     // What lies behind all that the table has entries for is junk that a longer table is yet to describe.
     const junk = map.countOf(State.junk) - Math.max(0, map.clusterCount - blocks.length * perBlock);
     if (junk < count) await growFile(recycler, wanted - junk);
-    const { erased } = await recycler.erase(wanted, device.canPunch, 1);
+    await this.#erase(wanted);
+  }
+
+  /** Makes as much of `clusters` junk clusters ready as there are, before somebody has to wait for it. */
+  async refill(clusters: number): Promise<void> {
+    await this.supply.run(async () => {
+      await describeHoles(this.#recycler);
+      await this.#erase(clusters);
+    });
+  }
+
+  async #erase(clusters: number): Promise<void> {
+    const recycler = this.#recycler;
+    const { map, device } = recycler.volume;
+    const { erased } = await recycler.erase(clusters, device.canPunch, 1);
     await recycler.writeCounts();
     await recycler.flush();
-    for (const { first, count: clusters } of erased) {
-      for (let cluster = first; cluster < first + clusters; cluster++) {
+    for (const { first, count } of erased) {
+      for (let cluster = first; cluster < first + count; cluster++) {
         if (map.is(cluster, State.available)) this.#add([cluster]);
       }
     }
@@ -103,14 +123,35 @@ export class Allocator {
 
   /** The pool is junk again, with refcounts of 0: what is not used when the device is closed is no leak. */
   dissolve(): void {
+    this.#giveBack(this.#available());
+  }
+
+  /** Of the pool the first `count` clusters stay; the others are junk again, which may be used or cut off. */
+  async shrink(count: number): Promise<void> {
+    await this.supply.run(() => Promise.resolve(this.#giveBack(this.#available().slice(count))));
+  }
+
+  /** What the pool has from `cluster` on is junk again; for who holds `supply`, so that no filling is half done. */
+  giveBackFrom(cluster: number): void {
+    this.#giveBack(this.#available().filter((available) => available >= cluster));
+  }
+
+  #available(): number[] {
     const { map } = this.#recycler;
     const available: number[] = [];
+    if (map.countOf(State.available) === 0) return available;
     for (let cluster = 0; cluster < map.clusterCount; cluster++) {
       if (map.is(cluster, State.available)) available.push(cluster);
     }
-    map.transition(available, State.available, State.held);
-    this.#recycler.giveBack(available);
+    return available;
+  }
+
+  #giveBack(clusters: number[]): void {
+    if (clusters.length === 0) return;
+    this.#recycler.map.transition(clusters, State.available, State.held);
+    this.#recycler.giveBack(clusters);
     this.#pool = [];
     this.#pooled = 0;
+    this.#add(this.#available());
   }
 }

@@ -1,5 +1,10 @@
 /** The half of a disk that writes. */
+import { completeTail } from '../recycler/growth.js';
 import type { Recycler } from '../recycler/recycler.js';
+import { Background } from './background/background.js';
+import type { BackgroundPlan } from './background/options.js';
+import { type DiskStatus, statusOf } from './background/status.js';
+import { Throttle } from './background/throttle.js';
 import type { Allocator } from './allocator.js';
 import { Flusher } from './flusher.js';
 import { Ledger } from './ledger.js';
@@ -13,6 +18,8 @@ import { Zeroer } from './zeroer.js';
 
 export class Changes {
   readonly recycler: Recycler;
+  readonly #background: Background;
+  readonly #throttle: Throttle;
   readonly #allocator: Allocator;
   readonly #tables: Tables;
   readonly #ledger: Ledger;
@@ -24,7 +31,15 @@ export class Changes {
   #hasBegun = false;
   #beginning: Promise<void> | null = null;
 
-  constructor(recycler: Recycler, tables: Tables, source: Qcow2Source, allocator: Allocator) {
+  /** `requests`: how many of clients are under way. */
+  constructor(
+    recycler: Recycler,
+    tables: Tables,
+    source: Qcow2Source,
+    allocator: Allocator,
+    plan: BackgroundPlan,
+    requests: () => number,
+  ) {
     this.recycler = recycler;
     this.#allocator = allocator;
     this.#tables = tables;
@@ -34,6 +49,16 @@ export class Changes {
     this.#writer = new Writer(context, new Placer(context, ownTables));
     this.#zeroer = new Zeroer(context, ownTables, this.#writer);
     this.#flusher = new Flusher(context);
+    const { keepErased, roundBytes, clock, compactAfter } = plan;
+    const throttle = new Throttle(plan.bytesPerSecond, clock, requests);
+    this.#throttle = throttle;
+    this.#background = new Background({
+      context: { recycler, tables, allocator, flusher: this.#flusher, clock, keepErased, roundBytes },
+      compactAfter,
+      throttle,
+      begin: () => this.#begin(),
+    });
+    this.#background.start();
     this.#relieve = context.relieve = async () => {
       if (this.#isFull) await this.#flusher.flush();
     };
@@ -47,9 +72,22 @@ export class Changes {
   async #begin(): Promise<void> {
     if (this.failure !== null) throw this.failure;
     if (this.#hasBegun) return;
-    this.#beginning ??= this.recycler.completeTail().finally(() => (this.#beginning = null));
+    this.#beginning ??= completeTail(this.recycler).finally(() => (this.#beginning = null));
     await this.#beginning;
     this.#hasBegun = true;
+  }
+
+  /** A client asks for something: the work in the background holds back. */
+  note(): void {
+    this.#throttle.note();
+  }
+
+  get status(): DiskStatus {
+    return statusOf(this.recycler, this.#background);
+  }
+
+  compactNow(): Promise<number> {
+    return this.#background.compactNow();
   }
 
   async write(source: Uint8Array, offset: number): Promise<void> {
@@ -76,6 +114,7 @@ export class Changes {
 
   /** Leaves an image without leaks, and without unused clusters at its end. */
   async finish(): Promise<void> {
+    await this.#background.stop();
     if (!this.#hasBegun) return;
     await this.flush();
     this.#allocator.dissolve();

@@ -27,8 +27,9 @@ export async function lockEntries(
   const index = guestCluster % geometry.entries;
   for (;;) {
     const table = await ownTables.get(l1Index);
-    const releaseTable = await locks.lock(table.cluster, 1, Access.changing);
-    const isStill = () => tables.peek(l1Index) === table;
+    const { cluster } = table;
+    const releaseTable = await locks.lock(cluster, 1, Access.changing);
+    const isStill = () => table.cluster === cluster && tables.peek(l1Index) === table;
     if (isStill()) {
       const { range, count } = rangeOf(geometry, table, index, mostCount);
       if (range.count === 0) return held(table, count, releaseTable);
@@ -55,8 +56,9 @@ export async function lockTable(
 ): Promise<LockedEntries> {
   for (;;) {
     const table = await ownTables.get(l1Index);
-    const release = await locks.lock(table.cluster, 1, Access.changing);
-    if (tables.peek(l1Index) === table) return held(table, 0, release);
+    const { cluster } = table;
+    const release = await locks.lock(cluster, 1, Access.changing);
+    if (table.cluster === cluster && tables.peek(l1Index) === table) return held(table, 0, release);
     release();
   }
 }

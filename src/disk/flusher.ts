@@ -29,6 +29,11 @@ export class Flusher {
     return this.#next;
   }
 
+  /** Runs `work` while no flush is under way, so that no copy of a table is about to be written. */
+  between<T>(work: () => Promise<T>): Promise<T> {
+    return this.#mutex.run(work);
+  }
+
   async #flush(): Promise<void> {
     const { tables, ledger, recycler } = this.#context;
     if (recycler.failure !== null) throw recycler.failure;

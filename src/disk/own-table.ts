@@ -38,14 +38,19 @@ export class OwnTables {
     const [cluster] = (await allocator.allocate(1)) as [number];
     const hasTable = tables.place(l1Index) !== 0;
     const bytes = new Uint8Array(clusterBytes);
+    let shared: Table | null = null;
+    const write = () => recycler.volume.device.write(bytes, cluster * clusterBytes);
     try {
       if (hasTable) {
-        // Nobody changes a shared table, so that the one in memory is the one on disk.
-        bytes.set((await tables.load(l1Index))!.bytes);
+        // No client changes a shared table, so that the one in memory is the one on disk.
+        shared = (await tables.load(l1Index))!;
+        shared.holders++;
+        bytes.set(shared.bytes);
       }
       // An empty one too, though zeroes are there: a host that has no room for it refuses this write, not a flush.
-      await recycler.volume.device.write(bytes, cluster * clusterBytes);
+      await write();
     } catch (error) {
+      if (shared !== null) shared.holders--;
       recycler.giveBack([cluster]);
       throw error;
     }
@@ -54,6 +59,20 @@ export class OwnTables {
     const before = tables.place(l1Index) / clusterBytes;
     // Whoever came through the shared table is done with what it leads to.
     const releaseTable = hasTable ? await this.#context.locks.exclusive(before, 1) : null;
+    try {
+      // What it names may have moved before the lock was there.
+      if (shared !== null && Buffer.compare(bytes, shared.bytes) !== 0) {
+        bytes.set(shared.bytes);
+        await write();
+      }
+    } catch (error) {
+      recycler.giveBack([cluster]);
+      releaseTable?.();
+      releaseL1();
+      throw error;
+    } finally {
+      if (shared !== null) shared.holders--;
+    }
     ledger.refer([cluster], Kind.l2Table);
     tables.replace(l1Index, new Table(cluster, bytes, entryBytes));
     recycler.tableChanged(l1Cluster);

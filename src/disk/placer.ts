@@ -197,10 +197,12 @@ export class Placer {
     for (let isWritten = false; !isWritten;) {
       const table = await this.#ownTables.get(tables.l1Index(guest));
       const cluster = clusterOfEntry(geometry, table, index);
-      const release = await lockBehind(locks, table.cluster, cluster, 1, Access.changing);
+      const passed = table.cluster;
+      const release = await lockBehind(locks, passed, cluster, 1, Access.changing);
       try {
         // It may have moved while the locks were waited for.
-        if (clusterOfEntry(geometry, table, index) !== cluster) continue;
+        const isStill = tables.peek(tables.l1Index(guest)) === table && table.cluster === passed;
+        if (!isStill || clusterOfEntry(geometry, table, index) !== cluster) continue;
         recycler.cancel(cluster);
         await device.write(filled, cluster * clusterBytes + (start % clusterBytes));
         isWritten = true;

@@ -14,6 +14,8 @@ import { Recycler } from '../recycler/recycler.js';
 import { Volume } from '../recycler/volume.js';
 import { Allocator } from './allocator.js';
 import { type FindBacking, findBackingFile, openBacking } from './backing.js';
+import { type BackgroundSettings, type BackgroundTuning, backgroundPlan } from './background/options.js';
+import type { DiskStatus } from './background/status.js';
 import { Changes } from './changes.js';
 import { geometryOf } from './geometry.js';
 import type { Status } from './guest-source.js';
@@ -24,14 +26,16 @@ import { Tables } from './tables.js';
 
 const DEFAULT_CACHE_BYTES = 64 << 20;
 
-export interface DiskOptions {
+export interface DiskOptions extends BackgroundSettings {
   /** Nothing is written, and others may read the image too. */
   readOnly?: boolean;
   /** Most bytes of tables in memory; default 64 MiB, for each image of a chain. At least two tables are kept. */
   cacheBytes?: number;
+  /** Clients may discard; default true. Without it nothing that they do gives up clusters. */
+  discard?: boolean;
 }
 
-export interface DeviceDiskOptions extends DiskOptions {
+export interface DeviceDiskOptions extends DiskOptions, BackgroundTuning {
   /** The image's own path, to which the name of its backing file is relative. */
   path?: string;
   /** Finds backing files; default in the file system. */
@@ -54,12 +58,20 @@ export class Qcow2Disk {
   readonly isReadOnly: boolean;
   readonly #source: Qcow2Source;
   readonly #changes: Changes | null;
-  #inFlight = 0;
+  readonly #mayDiscard: boolean;
+  readonly #requests: { inFlight: number };
   #onIdle: (() => void) | null = null;
   #closing: Promise<void> | null = null;
 
-  private constructor(source: Qcow2Source, changes: Changes | null) {
+  private constructor(
+    source: Qcow2Source,
+    changes: Changes | null,
+    mayDiscard: boolean,
+    requests = { inFlight: 0 },
+  ) {
     this.#source = source;
+    this.#mayDiscard = mayDiscard;
+    this.#requests = requests;
     this.#changes = changes;
     this.isReadOnly = changes === null;
   }
@@ -113,12 +125,13 @@ export class Qcow2Disk {
         cacheBytes,
       );
       const source = new Qcow2Source(image.device, image.header, tables, recycler.locks, backing);
-      if (isReadOnly) return new Qcow2Disk(source, null);
+      if (isReadOnly) return new Qcow2Disk(source, null, true);
       reclaimLeaks(volume);
-      return new Qcow2Disk(
-        source,
-        new Changes(recycler, tables, source, new Allocator(recycler, options.fillBytes)),
-      );
+      const plan = backgroundPlan(options, volume.clusterBytes);
+      const allocator = new Allocator(recycler, options.fillBytes);
+      const requests = { inFlight: 0 };
+      const changes = new Changes(recycler, tables, source, allocator, plan, () => requests.inFlight);
+      return new Qcow2Disk(source, changes, options.discard !== false, requests);
     } catch (error) {
       await backing?.close();
       throw error;
@@ -156,17 +169,39 @@ export class Qcow2Disk {
 
   /** The stretch reads as zeroes afterwards. */
   writeZeroes(offset: number, lengthBytes: number, { mayUnmap = true }: ZeroOptions = {}): Promise<void> {
-    return this.#change(offset, lengthBytes, (changes) => changes.zero(offset, lengthBytes, mayUnmap));
+    const unmaps = mayUnmap && this.#mayDiscard;
+    return this.#change(offset, lengthBytes, (changes) => changes.zero(offset, lengthBytes, unmaps));
   }
 
   /** The guest needs the stretch no more: it reads as zeroes afterwards, and its whole clusters are given up. */
   discard(offset: number, lengthBytes: number): Promise<void> {
+    if (!this.#mayDiscard)
+      return Promise.reject(new QcowError('USAGE', 'the disk is open without `discard`'));
     return this.writeZeroes(offset, lengthBytes, { mayUnmap: true });
   }
 
   /** What was written before the call is durable afterwards. */
   flush(): Promise<void> {
     return this.#request(0, 0, async () => this.#changes?.flush());
+  }
+
+  /** What the work in the background has done, and what there is to do; null where nothing is written. */
+  status(): DiskStatus | null {
+    return this.#changes?.status ?? null;
+  }
+
+  /**
+   * Compacts at once, beside the clients; ends when nothing can move nearer to the front, or clients change all that is to.
+   * Answers the bytes that the file has become shorter by.
+   */
+  async compactNow(): Promise<number> {
+    if (this.#closing !== null) throw new QcowError('USAGE', 'the disk is closed');
+    if (this.#changes === null) throw new QcowError('USAGE', 'the disk is open for reading only');
+    try {
+      return await this.#changes.compactNow();
+    } catch (error) {
+      throw asDiskError(error);
+    }
   }
 
   /** Stretches of [offset, offset + length) in order, without a gap; neighbours differ. */
@@ -192,7 +227,7 @@ export class Qcow2Disk {
   }
 
   async #close(): Promise<void> {
-    if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#onIdle = resolve));
+    if (this.#requests.inFlight > 0) await new Promise<void>((resolve) => (this.#onIdle = resolve));
     try {
       await this.#changes?.finish();
     } catch (error) {
@@ -216,13 +251,14 @@ export class Qcow2Disk {
         `${lengthBytes} bytes at ${offset} are not within the disk, which has ${this.sizeBytes} bytes`,
       );
     }
-    this.#inFlight++;
+    this.#requests.inFlight++;
+    this.#changes?.note();
     try {
       return await work();
     } catch (error) {
       throw asDiskError(error);
     } finally {
-      if (--this.#inFlight === 0) this.#onIdle?.();
+      if (--this.#requests.inFlight === 0) this.#onIdle?.();
     }
   }
 }

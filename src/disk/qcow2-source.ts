@@ -103,7 +103,9 @@ export class Qcow2Source implements GuestSource {
     const first = clusterOf(run.host, clusterBytes);
     const last = lastClusterOf(run.host, isCompressed ? run.extentBytes : run.lengthBytes, clusterBytes);
     const lock = lockBehind(this.#locks, table.cluster, first, last - first + 1, Access.passing);
-    const isStill = () => isSame(run, this.#tables.peekRun(guest, run.lengthBytes));
+    const passed = table.cluster;
+    const isStill = () =>
+      this.#tables.isAt(guest, passed) && isSame(run, this.#tables.peekRun(guest, run.lengthBytes));
     const release = typeof lock === 'function' ? lock : await lock;
     try {
       if (release !== lock && !isStill()) return false;

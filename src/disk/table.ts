@@ -63,6 +63,11 @@ export class Table {
     return this.#dirty !== null;
   }
 
+  /** The sector at byte `position` is to be written. */
+  isDirtyAt(position: number): boolean {
+    return this.#dirty?.[Math.floor(position / SECTOR)] === 1;
+  }
+
   #markDirty(sector: number): void {
     this.#dirty ??= new Uint8Array(Math.ceil(this.bytes.length / SECTOR));
     this.#dirty[sector] = 1;

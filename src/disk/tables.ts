@@ -6,6 +6,7 @@ import { type BlockDevice, SECTOR } from '../device/block-device.js';
 import { HI_COPIED, entryOffset } from '../format/entries.js';
 import { TWO_32 } from '../format/words.js';
 import type { Header } from '../format/header.js';
+import type { LiveTable, LiveTables } from '../recycler/live-tables.js';
 import { Access, type RangeLocks } from '../recycler/locks.js';
 import type { Geometry } from './geometry.js';
 import { type Run, runAt } from './mapping.js';
@@ -20,7 +21,7 @@ export interface TableWrites {
   spans: DirtySpan[];
 }
 
-export class Tables {
+export class Tables implements LiveTables {
   readonly geometry: Geometry;
   readonly l1: Table;
   readonly #device: BlockDevice;
@@ -67,6 +68,11 @@ export class Tables {
   /** Host offset of the L2 table; 0 where there is none. */
   place(l1Index: number): number {
     return entryOffset(this.l1.hi(l1Index), this.l1.lo(l1Index));
+  }
+
+  /** The L2 table for `guest` is in host cluster `cluster`: who waited for a lock there may find that it has moved. */
+  isAt(guest: number, cluster: number): boolean {
+    return this.place(this.l1Index(guest)) === cluster * this.geometry.clusterBytes;
   }
 
   /** The table may be changed: no snapshot shares it. */
@@ -157,6 +163,33 @@ export class Tables {
   /** L2 tables in memory. */
   get cachedTables(): number {
     return this.#cached.size;
+  }
+
+  get hasChanges(): boolean {
+    return this.#dirty.size > 0;
+  }
+
+  /** Tables with changes that are still to be written. */
+  get dirty(): Iterable<Table> {
+    return this.#dirty;
+  }
+
+  index(): (cluster: number) => readonly LiveTable[] {
+    const { clusterBytes } = this.geometry;
+    const found = new Map<number, LiveTable[]>();
+    const note = (table: Table, cluster: number, from: number) => {
+      const at = found.get(cluster) ?? [];
+      at.push({ bytes: table.bytes, from, isDirtyAt: (position) => table.isDirtyAt(position) });
+      found.set(cluster, at);
+    };
+    for (let from = 0; from < this.l1.bytes.length; from += clusterBytes)
+      note(this.l1, this.l1.cluster + from / clusterBytes, from);
+    for (const table of this.#cached.values()) note(table, table.cluster, 0);
+    return (cluster) => found.get(cluster) ?? [];
+  }
+
+  moved(source: number, destination: number): void {
+    for (const table of this.#cached.values()) if (table.cluster === source) table.cluster = destination;
   }
 
   /** The changes so far, on their way to disk: `written` or `putBack` follows. */

@@ -76,10 +76,12 @@ export class Writer {
     if (table === undefined || table === null) return 0;
     const first = Math.floor(run.host / geometry.clusterBytes);
     const last = Math.floor((run.host + bytes.length - 1) / geometry.clusterBytes);
+    const passed = table.cluster;
     const lock = lockBehind(locks, table.cluster, first, last - first + 1, Access.changing);
     const release = typeof lock === 'function' ? lock : await lock;
     try {
-      if (release !== lock && !isSame(run, this.#context.tables.peekRun(guest, bytes.length))) return 0;
+      const isStill = () => tables.isAt(guest, passed) && isSame(run, tables.peekRun(guest, bytes.length));
+      if (release !== lock && !isStill()) return 0;
       for (let cluster = first; cluster <= last; cluster++) recycler.cancel(cluster);
       await device.write(bytes, run.host);
       return bytes.length;

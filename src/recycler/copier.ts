@@ -27,26 +27,30 @@ import { makeHole } from './zeroes.js';
 const PIECE_BYTES = 1 << 20;
 const WORKERS = 4;
 
-export type OnCopied = (bytes: number) => void;
+export interface CopyHooks {
+  onCopied: (bytes: number) => void;
+  /** Awaited before the locks of a piece; false: its moves stay in state copying. */
+  mayCopy?: ((bytes: number) => Promise<boolean>) | undefined;
+}
 
 /** Copies every move in state copying. The first failure ends it; the caller cancels what is unfinished (C27). */
 export async function copyMoves(
   volume: Volume,
   locks: RangeLocks,
   moves: Moves,
-  onCopied: OnCopied,
+  hooks: CopyHooks,
 ): Promise<void> {
   const { clusters, clusterBytes } = volume;
   const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
   const kindOf = (source: number) => clusters.kind(source);
 
-  await copyContents(volume, locks, moves, Kind.data, volume.transfer, onCopied);
+  await copyContents(volume, locks, moves, Kind.data, volume.transfer, hooks);
   // Never encrypted, not even with LUKS.
-  await copyContents(volume, locks, moves, Kind.bitmapData, AS_IT_IS, onCopied);
+  await copyContents(volume, locks, moves, Kind.bitmapData, AS_IT_IS, hooks);
 
   const l2Pieces = moves.extents(perPiece, (source) => kindOf(source) === Kind.l2Table);
   await inParallel(l2Pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
-    copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
+    copyExtent(volume, locks, moves, extent, hooks, async (from, to, length) => {
       const bytes = buffer.subarray(0, length);
       await volume.device.read(bytes, from);
       substituteL2(bytes, volume.image.header, moves);
@@ -55,7 +59,7 @@ export async function copyMoves(
   );
 
   for (const extent of [...moves.extents(1, (source) => kindOf(source) === Kind.refcountBlock)]) {
-    await copyExtent(volume, locks, moves, extent, onCopied, async (from, to) => {
+    await copyExtent(volume, locks, moves, extent, hooks, async (from, to) => {
       const index = volume.image.refcounts.indexOfBlock(from);
       // Not a copy of the disk but the counts in memory: those that this round raised are in it (design 5).
       await volume.device.write(volume.image.refcounts.encodeBlock(index), to);
@@ -65,7 +69,7 @@ export async function copyMoves(
     const first = moves.find(run.first);
     if (first < 0 || moves.state(first) !== MoveState.copying) continue;
     const extent = { first, source: run.first, destination: moves.destinations[first]!, count: run.count };
-    await copyExtent(volume, locks, moves, extent, onCopied, (from, to) =>
+    await copyExtent(volume, locks, moves, extent, hooks, (from, to) =>
       copyRun(volume, moves, run, from, to),
     );
   }
@@ -78,7 +82,7 @@ async function copyContents(
   moves: Moves,
   kind: Kind,
   transfer: Transfer,
-  onCopied: OnCopied,
+  hooks: CopyHooks,
 ): Promise<void> {
   const { clusters, clusterBytes, device } = volume;
   const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
@@ -91,7 +95,7 @@ async function copyContents(
   // Asked before the first write, where it is known that it will be needed.
   if (!mayShare) known = findData();
   await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
-    copyExtent(volume, locks, moves, extent, onCopied, async (from, to, length) => {
+    copyExtent(volume, locks, moves, extent, hooks, async (from, to, length) => {
       if (mayShare && (await device.share(from, to, length))) return;
       known ??= findData();
       await copyData(device, known, transfer, from, to, buffer.subarray(0, length));
@@ -112,10 +116,11 @@ async function copyExtent(
   locks: RangeLocks,
   moves: Moves,
   extent: Extent,
-  onCopied: OnCopied,
+  hooks: CopyHooks,
   copy: (from: number, to: number, lengthBytes: number) => Promise<void>,
 ): Promise<void> {
   const { clusterBytes, map } = volume;
+  if (hooks.mayCopy !== undefined && !(await hooks.mayCopy(extent.count * clusterBytes))) return;
   const releaseSource = await locks.shared(extent.source, extent.count);
   const releaseDestination = await locks.exclusive(extent.destination, extent.count);
   try {
@@ -136,7 +141,7 @@ async function copyExtent(
             throw new Error('the destination of a copy changed its state');
           moves.advance(extent.first + i, MoveState.copied);
         }
-        onCopied(length);
+        hooks.onCopied(length);
       }
       start = Math.max(end, start + 1);
     }

@@ -34,6 +34,20 @@ export async function growFile(recycler: Recycler, clusters: number): Promise<vo
   });
 }
 
+/**
+ * The file ends with its last cluster, and not within it: where it ends within a sector, a crash could keep what is
+ * written to that sector and lose the length that shows all of it.
+ */
+export async function completeTail(recycler: Recycler): Promise<void> {
+  const { device, clusterBytes } = recycler.volume;
+  if (device.lengthBytes % clusterBytes === 0) return;
+  await recycler.metadata.run(async () => {
+    if (recycler.failure !== null) throw recycler.failure;
+    await device.truncate(Math.ceil(device.lengthBytes / clusterBytes) * clusterBytes);
+    await recycler.flush();
+  });
+}
+
 /** Gives every range of the file that has no refcount block one: such a range is all junk. */
 export async function describeHoles(recycler: Recycler): Promise<void> {
   await recycler.metadata.run(() => describe(recycler));

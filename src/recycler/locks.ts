@@ -61,6 +61,27 @@ export class RangeLocks {
     return new Promise((grant) => this.#waiting.push({ first, end: first + count, access, grant }));
   }
 
+  /** The lock, or null where it is not there by the time that `tooLate` is settled. Those that come later wait for it. */
+  async lockUntil(
+    first: number,
+    count: number,
+    access: Access,
+    tooLate: Promise<void>,
+  ): Promise<(() => void) | null> {
+    const free = this.tryLock(first, count, access);
+    if (free !== null) return free;
+    return new Promise((settle) => {
+      const waiting = { first, end: first + count, access, grant: settle };
+      this.#waiting.push(waiting);
+      void tooLate.then(() => {
+        if (!this.#waiting.includes(waiting)) return;
+        this.#waiting = this.#waiting.filter((other) => other !== waiting);
+        this.#grantWaiting();
+        settle(null);
+      });
+    });
+  }
+
   /** The lock, or null at once where it would have to wait. */
   tryLock(first: number, count: number, access: Access): (() => void) | null {
     const wanted = { first, end: first + count, access };

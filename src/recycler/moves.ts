@@ -56,6 +56,8 @@ export class Moves implements Relocation {
   readonly slots: Slots;
   readonly #states: Uint8Array;
   readonly #needFlag: (cluster: number) => boolean;
+  /** Moves whose references are being written: nothing cancels them meanwhile. */
+  #held = new Set<number>();
   /** Moves of tables of several clusters -> all moves of that table. */
   readonly #units = new Map<number, number[]>();
 
@@ -91,11 +93,21 @@ export class Moves implements Relocation {
 
   /** Whether the move is still open to cancelling, and cancels it (C28). */
   cancel(index: number): boolean {
+    if (this.#held.has(index)) return false;
     const state = this.state(index);
     if (state !== MoveState.copying && state !== MoveState.copied && state !== MoveState.flushed)
       return false;
     this.#states[index] = MoveState.cancelled;
     return true;
+  }
+
+  /** These are not to be cancelled, and all others may be. */
+  hold(indices: readonly number[]): void {
+    this.#held = new Set(indices);
+  }
+
+  get areHeld(): boolean {
+    return this.#held.size > 0;
   }
 
   /** Index of the move of `cluster`, or -1 where it does not move or its move was cancelled. */

@@ -5,8 +5,11 @@
  */
 import { Kind } from '../image/host-clusters.js';
 import { type ClusterMap, State } from './cluster-map.js';
+import { BarrierQueue } from './barrier-queue.js';
 import { copyMoves } from './copier.js';
 import { type EraseStep, eraseJunk, range } from './eraser.js';
+import type { LiveTables } from './live-tables.js';
+import { LiveUpdater } from './live-updater.js';
 import { Mutex, RangeLocks } from './locks.js';
 import { MoveState, type Moves } from './moves.js';
 import { updateSlots } from './reference-updater.js';
@@ -20,6 +23,8 @@ const BLOCKED_RETRIES = 3;
 export interface RecyclerEvents {
   /** A move's bytes are at their destination. */
   onCopied?: (bytes: number) => void;
+  /** Awaited before each piece of a copy, without a lock; false leaves it out, for the moves are to be cancelled. */
+  mayCopy?: (bytes: number) => Promise<boolean>;
 }
 
 export class Recycler {
@@ -31,15 +36,12 @@ export class Recycler {
   readonly metadata = new Mutex();
   /** A barrier sees either none or all of a reference update (C36, C46). */
   readonly #flushing = new Mutex();
-  readonly #events: RecyclerEvents;
+  #events: RecyclerEvents;
   #moves: Moves | null = null;
   #placeOf: (cluster: number) => number = (cluster) => cluster;
-  /** Erased, waiting for a barrier that begins after their zeroes were written (C19). */
-  #erased: { first: number; count: number }[] = [];
-  /** Leaving for other reasons than a move; no pointer that is written names them. */
-  #leaving: number[] = [];
-  /** Still in use, with a pointer less; named once for each. */
-  #lowering: number[] = [];
+  /** Tables that clients have in memory; null where there are no clients. */
+  #live: LiveTables | null = null;
+  readonly #queue = new BarrierQueue();
   /** Counts are written by one caller at a time, so that a later count is not overtaken by an earlier one. */
   readonly #counting = new Mutex();
   #failure: Error | null = null;
@@ -64,6 +66,18 @@ export class Recycler {
     return this.#failure;
   }
 
+  /** Clients are at work, with tables in memory, from now on. */
+  attach(live: LiveTables, events: RecyclerEvents): void {
+    this.#live = live;
+    this.#events = events;
+  }
+
+  /** No further step may follow: what is on disk is valid, but not certain. */
+  fail(error: unknown): Error {
+    this.#failure ??= error instanceof Error ? error : new Error(String(error));
+    return this.#failure;
+  }
+
   get unfinishedMoves(): boolean {
     return this.#moves?.unfinished ?? false;
   }
@@ -72,6 +86,16 @@ export class Recycler {
   moveState(source: number): MoveState | undefined {
     const index = this.#moves?.find(source) ?? -1;
     return index < 0 ? undefined : this.#moves!.state(index);
+  }
+
+  /** Some move is in `state`. */
+  hasMoves(state: MoveState): boolean {
+    return (this.#moves?.inState(state).length ?? 0) > 0;
+  }
+
+  /** Moves that are neither complete nor cancelled. */
+  get movesUnderWay(): number {
+    return this.#moves?.openDestinations().size ?? 0;
   }
 
   #requireWorking(): void {
@@ -108,7 +132,8 @@ export class Recycler {
         refcounts.set(moves.destinations[i]!, this.volume.clusters.refs[moves.sources[i]!]!);
       }
       await this.writeCounts();
-      await copyMoves(this.volume, this.locks, moves, (bytes) => this.#events.onCopied?.(bytes));
+      const { onCopied = () => undefined, mayCopy } = this.#events;
+      await copyMoves(this.volume, this.locks, moves, { onCopied, mayCopy });
     } catch (error) {
       this.cancelAll();
       throw error;
@@ -175,32 +200,25 @@ export class Recycler {
       const moves = this.#moves;
       const copied = moves?.inState(MoveState.copied) ?? [];
       const referenced = moves?.inState(MoveState.referenced) ?? [];
-      const erased = this.#erased;
-      const leaving = this.#leaving;
-      const lowering = this.#lowering;
-      this.#erased = [];
-      this.#leaving = [];
-      this.#lowering = [];
+      const queued = this.#queue.take();
       this.map.barrierBegins();
       try {
         await this.volume.device.flush();
       } catch (error) {
-        this.#failure = asError(error);
+        this.fail(error);
         this.map.barrierDone();
-        this.#erased = erased.concat(this.#erased);
-        this.#leaving = leaving.concat(this.#leaving);
-        this.#lowering = lowering.concat(this.#lowering);
+        this.#queue.putBack(queued);
         throw error;
       }
       this.barriers++;
       for (const i of copied) moves!.advance(i, MoveState.flushed);
-      for (const { first, count } of erased) {
+      for (const { first, count } of queued.erased) {
         this.map.barrierEnds(range(first, count), State.erased, State.available);
       }
       // In the same turn as their state: a count that is lowered later could be that of their next use.
-      for (const cluster of lowering) this.#lowerCount(cluster);
-      for (const cluster of this.map.barrierEnds(leaving, State.leaving, State.junk))
-        this.#clearCount(cluster);
+      for (const cluster of queued.lowering) this.#lowerCount(cluster);
+      for (const cluster of this.map.barrierEnds(queued.leaving, State.leaving, State.junk))
+        if (this.volume.image.refcounts.covers(cluster)) this.#setCount(cluster, 0);
       this.map.barrierDone();
       for (const i of referenced) this.#complete(moves!, i);
       if (copied.length > 0) this.work.raise();
@@ -212,10 +230,6 @@ export class Recycler {
     const { clusters, image } = this.volume;
     const count = image.refcounts.get(cluster) - 1;
     if (count >= clusters.refs[cluster]! && !clusters.needsFlag(cluster)) this.#setCount(cluster, count);
-  }
-
-  #clearCount(cluster: number): void {
-    if (this.volume.image.refcounts.covers(cluster)) this.#setCount(cluster, 0);
   }
 
   #complete(moves: Moves, index: number): void {
@@ -232,8 +246,7 @@ export class Recycler {
   leave(clusters: number[]): void {
     this.map.transition(clusters, State.live, State.leaving);
     for (const cluster of clusters) this.volume.clusters.forget(cluster);
-    // No spread: there may be more than a call takes arguments.
-    for (const cluster of clusters) this.#leaving.push(cluster);
+    this.release([], clusters);
   }
 
   /**
@@ -241,8 +254,9 @@ export class Recycler {
    * `lowered` come down by one for each time that they are listed, and `gone`, leaving until then, is junk.
    */
   release(lowered: readonly number[], gone: readonly number[]): void {
-    for (const cluster of lowered) this.#lowering.push(cluster);
-    for (const cluster of gone) this.#leaving.push(cluster);
+    // No spread: there may be more than a call takes arguments.
+    for (const cluster of lowered) this.#queue.lowering.push(cluster);
+    for (const cluster of gone) this.#queue.leaving.push(cluster);
   }
 
   /** Held clusters that are not used after all: junk, whose bytes are unknown (C14). */
@@ -251,28 +265,58 @@ export class Recycler {
     for (const cluster of clusters) this.#setCount(cluster, 0);
   }
 
-  /** Flushed -> Referenced: rewrites every slot that names a source. Answers the number of references (C42). */
-  async updateReferences(): Promise<number> {
+  /**
+   * Flushed -> Referenced: rewrites every slot that names a source. Answers the number of references (C42). `tooLate`: until
+   * it is settled tables that clients are in are waited for; without it not at all.
+   */
+  async updateReferences(tooLate: Promise<void> | null = null): Promise<number> {
     return this.#flushing.run(async () => {
       this.#requireWorking();
       const moves = this.#current();
+      if (this.#live !== null) return this.#updateBesideClients(moves, this.#live, tooLate);
       let result;
       try {
         result = await updateSlots(this.volume, this.locks, moves, this.#placeOf);
       } catch (error) {
         // Some slots may be on disk and some not: every such state is valid, but no step may follow (I2).
-        this.#failure = asError(error);
-        throw error;
+        throw this.fail(error);
       }
       const flushed = moves.inState(MoveState.flushed).filter((i) => !result.deferred.has(i));
       for (const i of flushed) this.#reference(moves, i);
       if (result.blocked.size > 0 && ++this.#blockedCalls > BLOCKED_RETRIES) {
         for (const i of result.blocked) this.cancel(moves.sources[i]!);
       }
-      const updated = moves.countSlots(flushed);
-      this.referencesUpdated += updated;
-      return updated;
+      return this.#countReferences(moves, flushed);
     });
+  }
+
+  async #updateBesideClients(moves: Moves, live: LiveTables, tooLate: Promise<void> | null) {
+    let updated: readonly number[] = [];
+    try {
+      const { blocked, stale } = await new LiveUpdater(this.volume, this.locks, moves, live, tooLate).run({
+        begins: (certain) => moves.hold(certain),
+        commit: (written) => {
+          updated = written;
+          for (const i of written) this.#reference(moves, i);
+        },
+      });
+      for (const i of stale) this.cancel(moves.sources[i]!);
+      if (blocked.size > 0 && ++this.#blockedCalls > BLOCKED_RETRIES) {
+        for (const i of blocked) this.cancel(moves.sources[i]!);
+      }
+    } catch (error) {
+      // Before the first write nothing has happened; later, every state on disk is valid, but none is certain (I2).
+      throw moves.areHeld ? this.fail(error) : error;
+    } finally {
+      moves.hold([]);
+    }
+    return this.#countReferences(moves, [...updated]);
+  }
+
+  #countReferences(moves: Moves, updated: number[]): number {
+    const references = moves.countSlots(updated);
+    this.referencesUpdated += references;
+    return references;
   }
 
   /** Writes entries that refer elsewhere now. A failure is final: some may be on disk and some not (I2). */
@@ -281,8 +325,7 @@ export class Recycler {
     try {
       await this.volume.device.write(bytes, offset);
     } catch (error) {
-      this.#failure = asError(error);
-      throw error;
+      throw this.fail(error);
     }
   }
 
@@ -293,6 +336,7 @@ export class Recycler {
     const kind = clusters.kind(source);
     moves.advance(index, MoveState.referenced);
     clusters.moved(source, destination, moves.flagged(source));
+    if (kind === Kind.l2Table) this.#live?.moved(source, destination);
     if (kind !== Kind.data && kind !== Kind.l2Table) this.volume.tableMoved(kind, source, destination);
     this.map.transition([source], State.live, State.leaving);
   }
@@ -309,7 +353,7 @@ export class Recycler {
     for (const { first, count: clusters } of step.erased) {
       for (const cluster of range(first, clusters)) this.#setCount(cluster, count);
     }
-    for (const interval of step.erased) this.#erased.push(interval);
+    for (const interval of step.erased) this.#queue.erased.push(interval);
     this.clustersErased += step.clusters;
     return step;
   }
@@ -331,20 +375,6 @@ export class Recycler {
         this.volume.resize(count);
       }
       return shorter;
-    });
-  }
-
-  /**
-   * The file ends with its last cluster, and not within it: where it ends within a sector, a crash could keep what is
-   * written to that sector and lose the length that shows all of it.
-   */
-  async completeTail(): Promise<void> {
-    const { device, clusterBytes } = this.volume;
-    if (device.lengthBytes % clusterBytes === 0) return;
-    await this.metadata.run(async () => {
-      this.#requireWorking();
-      await device.truncate(Math.ceil(device.lengthBytes / clusterBytes) * clusterBytes);
-      await this.flush();
     });
   }
 
@@ -370,8 +400,4 @@ export class Recycler {
   assertConsistent(): void {
     assertStates(this.volume, this.#moves?.openDestinations() ?? new Set());
   }
-}
-
-function asError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }

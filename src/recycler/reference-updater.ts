@@ -15,7 +15,7 @@ import type { Volume } from './volume.js';
 const JOIN_BYTES = 4096;
 
 /** The slots of one referring cluster: stretches [first, end) of the round's slots. */
-interface Group {
+export interface Group {
   cluster: number;
   stretches: [number, number][];
 }
@@ -72,7 +72,11 @@ export async function updateSlots(
  * Slots by referring cluster, in the visitor's order: L1 and refcount tables come before L2 tables (C34).
  * A table that moves in this round is left out: its copy names the destinations already.
  */
-function groupSlots(volume: Volume, moves: Moves, placeOf: (cluster: number) => number): Iterable<Group> {
+export function groupSlots(
+  volume: Volume,
+  moves: Moves,
+  placeOf: (cluster: number) => number,
+): Iterable<Group> {
   const { clusterBytes } = volume;
   const { offsets } = moves.slots;
   const groups = new Map<number, Group>();
@@ -91,7 +95,7 @@ function groupSlots(volume: Volume, moves: Moves, placeOf: (cluster: number) => 
   return groups.values();
 }
 
-function* slotsOf({ stretches }: Group): Iterable<number> {
+export function* slotsOf({ stretches }: Group): Iterable<number> {
   for (const [first, end] of stretches) for (let i = first; i < end; i++) yield i;
 }
 

@@ -10,7 +10,7 @@ import { Random } from '../support/random.js';
 import { Clients, type Mix } from './clients.js';
 import { History } from './history.js';
 import { JitterDevice } from './jitter-device.js';
-import { type DiskImage, contentOf, diskImage, findIn } from './model-run.js';
+import { type DiskImage, compactUntil, contentOf, diskImage, findIn, hotOptions } from './model-run.js';
 import { readSnapshots } from './snapshots.js';
 
 export interface DiskRun {
@@ -18,6 +18,8 @@ export interface DiskRun {
   log: Operation[];
   final: Uint8Array;
   history: History;
+  /** References that were updated since clusters moved. */
+  moved: number;
   description: string;
 }
 
@@ -25,13 +27,15 @@ export interface RunOptions {
   operations?: number;
   fillBytes?: number;
   mix?: Partial<Mix>;
+  /** The recycler works beside the clients, with the smallest thresholds. */
+  isHot?: boolean;
 }
 
 /** Random clients on a random image, or on the one given. */
 export async function recordDisk(
   seed: number,
   image: DiskImage = diskImage(seed),
-  { operations = 25, fillBytes, mix = {} }: RunOptions = {},
+  { operations = 25, fillBytes, mix = {}, isHot = false }: RunOptions = {},
 ): Promise<DiskRun> {
   const random = new Random(seed ^ 0xc4a5);
   const clients: Mix = {
@@ -44,18 +48,24 @@ export async function recordDisk(
     fillBytes: fillBytes ?? random.pick([1, 4, 12]) * 512,
     cacheBytes: random.pick([0, 3000, 1 << 20]),
     findBacking: findIn(image.base),
+    ...(isHot && hotOptions(random, seed)),
   };
   const memory = new MemoryDevice(image.bytes, { canPunch: random.chance(0.5) });
   const recording = new RecordingDevice(new JitterDevice(memory, seed));
   const disk = await Qcow2Disk.on(recording, options);
   const content = await contentOf(image.bytes, image.base);
   const history = new History(content, recording.log);
-  await new Clients(disk, content, seed, clients, history).run(operations);
+  let isOver = false;
+  const compacting = isHot ? compactUntil(disk, () => isOver) : null;
+  await new Clients(disk, content, seed, clients, history).run(operations).finally(() => (isOver = true));
+  await compacting;
+  if (isHot) await disk.compactNow();
+  const moved = disk.recycler!.referencesUpdated;
   const begun = history.flushBegins();
   await disk.close();
   history.flushEnds(begun, null);
-  const description = `seed ${seed}: ${JSON.stringify({ operations, ...clients, ...options })} ${image.description}`;
-  return { image, log: recording.log, final: memory.bytes(), history, description };
+  const description = `seed ${seed}: ${JSON.stringify({ operations, ...clients, ...options, isHot })} ${image.description}`;
+  return { image, log: recording.log, final: memory.bytes(), history, moved, description };
 }
 
 const ASK_QEMU_EVERY = 800;
@@ -63,6 +73,7 @@ const ASK_QEMU_EVERY = 800;
 export class DiskTally {
   states = 0;
   runs = 0;
+  moved = 0;
   qemuChecks = 0;
 
   /** `path`: where what qemu-img is to judge is written. */
@@ -75,13 +86,14 @@ export class DiskTally {
   }
 
   async firstFlaw(
-    { image, log, history }: DiskRun,
+    { image, log, history, moved }: DiskRun,
     seed: number,
     subsetsPerWindow: number,
   ): Promise<string | null> {
     const ends = windows(log).map(({ first, operations }) => first + operations.length);
     const snapshots = readSnapshots(image.bytes);
     this.runs++;
+    this.moved += moved;
     for (const { label, bytes } of crashStates(image.bytes, log, { seed, subsetsPerWindow })) {
       this.states++;
       const window = /window (\d+)/.exec(label)?.[1];
@@ -116,6 +128,6 @@ export class DiskTally {
   }
 
   report(): string {
-    return `${this.states} crash states of ${this.runs} runs, ${this.qemuChecks} also by qemu-img`;
+    return `${this.states} crash states of ${this.runs} runs, ${this.moved} references updated, ${this.qemuChecks} also by qemu-img`;
   }
 }

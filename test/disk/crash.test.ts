@@ -21,6 +21,16 @@ test(`crashes of live disks on random images, seeds from ${SEED}`, { timeout: 24
   expect(tally.qemuChecks).toBeGreaterThanOrEqual(6);
 });
 
+test(`crashes while clusters move beside clients, seeds from ${SEED}`, { timeout: 240_000 }, async () => {
+  const tally = new DiskTally(directory.path('moving.qcow2'));
+  for (let seed = SEED; tally.states < STATES; seed++) {
+    const run = await recordDisk(seed, undefined, { isHot: true });
+    await tally.judge(run, seed, 8);
+  }
+  console.log(tally.report());
+  expect(tally.moved).toBeGreaterThan(tally.runs);
+});
+
 test('crashes where the file ends within a sector of data', async () => {
   const bytes = image({ clusterBits: 10, virtualSize: 20 * 1024, seed: SEED })
     .writeRange(0, 6)

@@ -11,7 +11,8 @@ import { inspect } from '../support/oracle.js';
 import { Clients } from './clients.js';
 import { History } from './history.js';
 import { JitterDevice } from './jitter-device.js';
-import { type DiskImage, contentOf, diskImage, findIn } from './model-run.js';
+import { Random } from '../support/random.js';
+import { type DiskImage, compactUntil, contentOf, diskImage, findIn, hotOptions } from './model-run.js';
 import { readSnapshots } from './snapshots.js';
 
 const SEED = Number(process.env.SEED ?? 1);
@@ -73,7 +74,13 @@ interface FaultyRun {
 }
 
 /** Opens without a fault: what `failAt` counts begins with the first request. */
-async function runWith(image: DiskImage, fault: Fault, failAt: number, seed: number): Promise<FaultyRun> {
+async function runWith(
+  image: DiskImage,
+  fault: Fault,
+  failAt: number,
+  seed: number,
+  isHot = false,
+): Promise<FaultyRun> {
   const memory = new MemoryDevice(image.bytes);
   const recording = new RecordingDevice(new JitterDevice(memory, seed));
   const counting = new FaultDevice(recording, { ...fault });
@@ -85,12 +92,22 @@ async function runWith(image: DiskImage, fault: Fault, failAt: number, seed: num
     fillBytes: 2048,
     cacheBytes: 3000,
     findBacking: findIn(image.base),
+    ...(isHot && { ...hotOptions(new Random(seed), seed), keepErased: 3 }),
   });
   const content = await contentOf(image.bytes, image.base);
   const history = new FaultyHistory(content, recording.log, fault.code!);
   const mix = { clients: 3, mostBytes: 6000, isAligned: true, flushes: 12 };
   const clients = new Clients(disk, content, seed, mix, history);
-  await clients.run(30);
+  let isOver = false;
+  let compactionsFailed = 0;
+  const compact = () =>
+    compactUntil(disk, () => isOver).catch((error: unknown) => {
+      expect(error).toBeInstanceOf(QcowError);
+      compactionsFailed++;
+    });
+  const compacting = isHot ? compact() : null;
+  await clients.run(30).finally(() => (isOver = true));
+  await compacting;
   const inMemory = new Uint8Array(disk.sizeBytes);
   const unread = await disk.read(inMemory, 0).then(
     () => null,
@@ -101,7 +118,8 @@ async function runWith(image: DiskImage, fault: Fault, failAt: number, seed: num
     () => null,
     (error: unknown) => error,
   );
-  const failures = clients.failures + (unread === null ? 0 : 1) + (closed === null ? 0 : 1);
+  const inBackground = compactionsFailed + disk.status()!.failures;
+  const failures = clients.failures + inBackground + (unread === null ? 0 : 1) + (closed === null ? 0 : 1);
   return { device, recording, history, disk, failures, closed, bytes: memory.bytes() };
 }
 
@@ -132,6 +150,36 @@ describe.each(Object.entries(FAULTS))('%s', (_, fault) => {
       for (const { label, bytes } of crashStates(image.bytes, run.recording.log, {
         seed: failAt,
         subsetsPerWindow: 3,
+      })) {
+        expect(inspect(bytes).corruptions, `${what}, ${label}`).toEqual([]);
+      }
+    }
+  });
+});
+
+/** Operations that one test leaves out between two that fail. */
+const HOT_STEP = 11;
+
+describe.each(Object.entries(FAULTS))('%s, while clusters move beside the clients', (_, fault) => {
+  test.each([SEED, SEED + 1, SEED + 2])('seed %i', async (seed) => {
+    const image = diskImage(seed);
+    const snapshots = readSnapshots(image.bytes);
+    for (let failAt = 1; ; failAt += HOT_STEP) {
+      const run = await runWith(image, fault, failAt, seed, true);
+      const what = `operation ${failAt} of ${image.description}`;
+      if (run.device.failures === 0) {
+        expect(run.failures, what).toBe(0);
+        return;
+      }
+      // Some client hears of it, or who looks at what is done in the background.
+      expect(run.failures, what).toBeGreaterThan(0);
+      expect(inspect(run.bytes).corruptions, what).toEqual([]);
+      expect(readSnapshots(run.bytes), what).toEqual(snapshots);
+      if (run.closed === null)
+        expect(run.history.flawNow(await contentOf(run.bytes, image.base)), what).toBeNull();
+      for (const { label, bytes } of crashStates(image.bytes, run.recording.log, {
+        seed: failAt,
+        subsetsPerWindow: 1,
       })) {
         expect(inspect(bytes).corruptions, `${what}, ${label}`).toEqual([]);
       }

@@ -1,8 +1,9 @@
 /** One run of random clients on a random image. */
 import { expect } from 'vitest';
+import type { Clock } from '../../src/device/rate-limiter.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import type { BackingFile } from '../../src/disk/backing.js';
-import { Qcow2Disk } from '../../src/disk/qcow2-disk.js';
+import { type DeviceDiskOptions, Qcow2Disk } from '../../src/disk/qcow2-disk.js';
 import { assertInSync } from '../../src/recycler/sync-check.js';
 import { inspect } from '../support/oracle.js';
 import { Random } from '../support/random.js';
@@ -11,6 +12,7 @@ import { randomImage } from '../support/random-image.js';
 import { type Mix, Clients } from './clients.js';
 import { JitterDevice } from './jitter-device.js';
 import { readSnapshots } from './snapshots.js';
+import { TurnClock } from './turn-clock.js';
 
 export interface DiskImage {
   bytes: Uint8Array;
@@ -90,35 +92,77 @@ export async function contentOf(bytes: Uint8Array, base: Uint8Array | null): Pro
   return content;
 }
 
+/** Until the work in the background has found nothing to do for some time. */
+async function untilAtRest({ recycler }: Qcow2Disk, clock: Clock): Promise<void> {
+  const progress = () => recycler!.work.version + recycler!.barriers;
+  for (let quiet = 0, before = progress(); quiet < 30; before = progress()) {
+    await clock.sleep(1);
+    quiet = before === progress() ? quiet + 1 : 0;
+  }
+}
+
 export interface ModelOptions {
   /** Default one by the seed. */
   image?: DiskImage;
   mix?: Partial<Mix>;
   cacheBytes?: number;
+  /** The recycler works beside the clients, with the smallest thresholds. */
+  isHot?: boolean;
+}
+
+/** A pool or none, compaction of any junk, in rounds of a few clusters. */
+export function hotOptions(random: Random, seed: number): DeviceDiskOptions {
+  return {
+    keepErased: random.pick([0, 0, 3, 20]),
+    compactAfterBytes: random.pick([0, 1, 4096]),
+    backgroundBytesPerSecond: random.pick([1 << 12, 1 << 30]),
+    roundBytes: random.pick([1, 4, 16, 1000]) * 512,
+    clock: new TurnClock(seed),
+  };
+}
+
+/** Asks for a compaction again and again until told to end; answers how often it came to its end. */
+export async function compactUntil(disk: Qcow2Disk, isOver: () => boolean): Promise<number> {
+  let compactions = 0;
+  while (!isOver()) {
+    await disk.compactNow();
+    compactions++;
+    for (let turns = 0; turns < 40 && !isOver(); turns++) await Promise.resolve();
+    if (compactions % 4 === 0) await new Promise((resolve) => setImmediate(resolve));
+  }
+  return compactions;
 }
 
 export async function modelRun(
   seed: number,
   operations: number,
-  { image: given, mix: wanted = {}, cacheBytes }: ModelOptions = {},
-): Promise<void> {
+  { image: given, mix: wanted = {}, cacheBytes, isHot = false }: ModelOptions = {},
+): Promise<number> {
   const random = new Random(seed);
   const { bytes, description, base } = given ?? diskImage(seed);
   const mix: Mix = { clients: random.between(1, 6), mostBytes: random.pick([2000, 8000, 30_000]), ...wanted };
-  const options = {
+  const options: DeviceDiskOptions = {
     fillBytes: random.pick([1, 4, 20]) * 512,
     cacheBytes: cacheBytes ?? random.pick([0, 4000, 1 << 20]),
     findBacking: findIn(base),
+    ...(isHot && hotOptions(random, seed)),
   };
-  const what = `seed ${seed}: ${JSON.stringify({ ...mix, ...options })} ${description}`;
+  const what = `seed ${seed}: ${JSON.stringify({ ...mix, ...options, isHot })} ${description}`;
   try {
     const memory = new MemoryDevice(bytes, { canPunch: random.chance(0.5) });
     const snapshots = readSnapshots(bytes);
     const disk = await Qcow2Disk.on(new JitterDevice(memory, seed), options);
     const clients = new Clients(disk, await contentOf(bytes, base), seed, mix);
     for (let part = 0; part < 4; part++) {
-      await clients.run(operations / 4);
+      let isOver = false;
+      const compacting = isHot ? compactUntil(disk, () => isOver) : null;
+      await clients.run(operations / 4).finally(() => (isOver = true));
+      await compacting;
       await disk.flush();
+      if (isHot) {
+        await disk.compactNow();
+        await untilAtRest(disk, options.clock!);
+      }
       // A count that came down with the last barrier may still have to be written.
       await disk.recycler!.writeCounts();
       await assertInSync(disk.recycler!.volume);
@@ -126,12 +170,14 @@ export async function modelRun(
       expect(inspect(memory.bytes()).corruptions).toEqual([]);
       expect(Buffer.compare(await contentOf(memory.bytes(), base), clients.content)).toBe(0);
     }
+    const moved = disk.recycler!.referencesUpdated;
     await disk.close();
     const after = memory.bytes();
     expect(inspect(after).corruptions).toEqual([]);
     expect(inspect(after).leaks).toBeLessThanOrEqual(inspect(bytes).leaks);
     expect(Buffer.compare(await contentOf(after, base), clients.content)).toBe(0);
     expect(readSnapshots(after)).toEqual(snapshots);
+    return moved;
   } catch (error) {
     throw new Error(what, { cause: error });
   }

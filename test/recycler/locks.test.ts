@@ -125,3 +125,24 @@ describe('the mutex', () => {
     expect(mutex.busy).toBe(false);
   });
 });
+
+test('who waits until a certain time is in line until then, and holds up nobody afterwards', async () => {
+  const locks = new RangeLocks();
+  const release = await locks.shared(5, 1);
+  let settle: () => void = () => undefined;
+  const tooLate = new Promise<void>((resolve) => (settle = resolve));
+  const patient = locks.lockUntil(5, 1, Access.exclusive, tooLate);
+  expect(locks.tryLock(5, 1, Access.shared)).toBeNull();
+  const behind = locks.shared(5, 1);
+  settle();
+  expect(await patient).toBeNull();
+  (await behind)();
+  release();
+  const free = await locks.lockUntil(5, 1, Access.exclusive, tooLate);
+  free!();
+  const held = await locks.shared(5, 1);
+  const inTime = locks.lockUntil(5, 1, Access.exclusive, new Promise(() => undefined));
+  held();
+  (await inTime)!();
+  expect(locks.heldCount).toBe(0);
+});

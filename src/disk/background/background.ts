@@ -1,0 +1,274 @@
+/**
+ * The work in the background of a live disk: a pool that is ready before it is needed, and a file that gets shorter while
+ * clients use it (recycler contract C52 to C58). One piece at a time, and after each all is looked at anew.
+ */
+import { State } from '../../recycler/cluster-map.js';
+import { amountToErase } from '../../recycler/eraser.js';
+import { MoveState } from '../../recycler/moves.js';
+import { Mutex } from '../../recycler/locks.js';
+import type { BackgroundContext } from './context.js';
+import { type Decision, type Look, decide } from './decision.js';
+import { DelayedFlusher } from './delayed-flusher.js';
+import { FileEnd } from './file-end.js';
+import { JunkWatch } from './junk-watch.js';
+import { LiveRounds } from './live-rounds.js';
+import type { Throttle } from './throttle.js';
+
+/** Changes within so long are looked at together. */
+const LOOK_SECONDS = 0.02;
+/** Times that a compaction goes on after the end of the file has left holes. */
+const MOST_ENDS = 64;
+/** After a failure the host gets so long before it is asked again. */
+const PAUSE_SECONDS = 30;
+
+export interface BackgroundOptions {
+  context: BackgroundContext;
+  /** Junk clusters above which compaction begins; null: only when asked for. */
+  compactAfter: number | null;
+  throttle: Throttle;
+  /** Before the first change to the file. */
+  begin: () => Promise<void>;
+}
+
+export class Background {
+  readonly #context: BackgroundContext;
+  readonly #compactAfter: number | null;
+  readonly #begin: () => Promise<void>;
+  readonly #rounds: LiveRounds;
+  readonly #end: FileEnd;
+  readonly #delayed: DelayedFlusher;
+  readonly #watch = new JunkWatch();
+  /** One piece of work at a time, those that were asked for included (C22). */
+  readonly #turn = new Mutex();
+  #isStopping = false;
+  #loop: Promise<void> | null = null;
+  #failure: Error | null = null;
+  /** How often something has failed. */
+  failures = 0;
+  /** A compaction has begun, and goes on until it finds nothing to move. */
+  #isCompacting = false;
+  /** So much was reclaimable when nothing could be moved: not tried again before that changes. */
+  #nothingAt = -1;
+  #lastBefore = -1;
+  #pausedUntil = -Infinity;
+
+  constructor({ context, compactAfter, throttle, begin }: BackgroundOptions) {
+    this.#context = context;
+    this.#compactAfter = compactAfter;
+    this.#begin = begin;
+    this.#rounds = new LiveRounds(context);
+    this.#end = new FileEnd(context);
+    this.#delayed = new DelayedFlusher(context.clock, () => this.#flush());
+    context.recycler.attach(context.tables, {
+      mayCopy: async (bytes) => {
+        await throttle.pass(bytes, () => this.#isStopping);
+        return !this.#isStopping;
+      },
+    });
+  }
+
+  /** The last failure; null where all that was tried since has succeeded. */
+  get failure(): Error | null {
+    return this.#context.recycler.failure ?? this.#failure;
+  }
+
+  get bytesReclaimed(): number {
+    return this.#end.bytesReclaimed;
+  }
+
+  /** Works on its own from now on, where there is something to do. */
+  start(): void {
+    if (this.#context.keepErased > 0 || this.#compactAfter !== null) this.#loop ??= this.#work();
+  }
+
+  /** Nothing new is begun; the step at hand is finished, and a barrier leaves nothing under way. */
+  async stop(): Promise<void> {
+    if (this.#isStopping) return;
+    this.#isStopping = true;
+    const { recycler } = this.#context;
+    recycler.work.raise();
+    await this.#loop;
+    await this.#delayed.stop();
+    await this.#turn.run(async () => {
+      this.#rounds.forget();
+      if (recycler.unfinishedMoves && recycler.failure === null) await recycler.flush();
+    });
+  }
+
+  /**
+   * Compacts at once, however little there is to gain; ends when nothing is left to move, or clients change all that is to.
+   * Answers the bytes that the file has become shorter by.
+   */
+  async compactNow(): Promise<number> {
+    return this.#turn.run(async () => {
+      const before = this.bytesReclaimed;
+      if (this.#isStopping) return 0;
+      try {
+        await this.#begin();
+        await this.#toFixpoint();
+        this.#failure = null;
+        return this.bytesReclaimed - before;
+      } catch (error) {
+        this.#failed(error);
+        throw error;
+      }
+    });
+  }
+
+  async #toFixpoint(): Promise<void> {
+    const { recycler, flusher } = this.#context;
+    await this.#finishRound();
+    // What clients have let go of is junk from here on.
+    await flusher.flush();
+    await this.#prepare();
+    // What a refcount block leaves is a hole, for a few more moves; clients could make new ones for ever.
+    for (let ends = 0; ends < MOST_ENDS; ends++) {
+      while (!this.#isStopping && (await this.#rounds.copy()) === 'copied') {
+        await this.#finishRound();
+        await this.#end.shorten();
+      }
+      if (this.#isStopping) return;
+      this.#rounds.lookAnew();
+      if (!(await this.#end.shorten())) break;
+    }
+    this.#isCompacting = false;
+    await recycler.flush();
+  }
+
+  /** Barrier, references, barrier. */
+  async #finishRound(): Promise<void> {
+    const { recycler } = this.#context;
+    if (!recycler.unfinishedMoves) return;
+    await recycler.flush();
+    await this.#rounds.updateReferences();
+    await recycler.flush();
+  }
+
+  /** What of the pool nobody asked for is in the way. */
+  async #prepare(): Promise<void> {
+    const { allocator, keepErased } = this.#context;
+    this.#rounds.lookAnew();
+    await allocator.shrink(keepErased);
+  }
+
+  async #work(): Promise<void> {
+    const { clock, recycler } = this.#context;
+    while (!this.#isStopping && recycler.failure === null) {
+      const seen = recycler.work.version;
+      const did = await this.#turn.run(() => this.#step());
+      if (this.#needsFlush()) this.#delayed.request();
+      if (did !== 'poll' && did !== 'wait') continue;
+      const left = this.#secondsToWait(did);
+      const changed = recycler.work.wait(seen);
+      await (left === null ? changed : Promise.race([changed, clock.sleep(left)]));
+      await clock.sleep(LOOK_SECONDS);
+    }
+  }
+
+  /** Seconds after which there may be something to do though nothing has changed; null: never. */
+  #secondsToWait(did: Decision): number | null {
+    const now = this.#context.clock.now();
+    if (now < this.#pausedUntil) return this.#pausedUntil - now;
+    return did === 'poll' ? this.#watch.left(now) : null;
+  }
+
+  async #step(): Promise<Decision> {
+    if (this.#isStopping || this.#context.clock.now() < this.#pausedUntil) return 'wait';
+    const decision = decide(this.#look());
+    if (decision === 'poll' || decision === 'wait') return decision;
+    try {
+      await this.#begin();
+      await this.#do(decision);
+      this.#failure = null;
+    } catch (error) {
+      this.#failed(error);
+    }
+    return decision;
+  }
+
+  #look(): Look {
+    const { recycler, keepErased, clock } = this.#context;
+    const { map } = recycler;
+    const { blocks, perBlock } = recycler.volume.image.refcounts;
+    // What no refcount block can describe yet cannot be erased for the pool.
+    const undescribed = Math.max(0, map.clusterCount - blocks.length * perBlock);
+    const pool = map.countOf(State.erased) + map.countOf(State.available);
+    const junk = map.countOf(State.junk);
+    const reclaimable = junk + Math.max(0, pool - keepErased);
+    const isWanted =
+      this.#compactAfter !== null && reclaimable > this.#compactAfter && reclaimable !== this.#nothingAt;
+    if (!isWanted && !this.#isCompacting) this.#watch.reset();
+    const last = map.lastCluster;
+    const lastBefore = this.#lastBefore;
+    this.#lastBefore = Math.max(last, lastBefore);
+    return {
+      keepErased,
+      pool,
+      junk: Math.max(0, junk - undescribed),
+      reclaimable,
+      compactAfter: isWanted || this.#isCompacting ? this.#compactAfter : null,
+      isStable: this.#isCompacting || (isWanted && this.#watch.isStable(clock.now(), reclaimable)),
+      hasFlushedMoves: recycler.hasMoves(MoveState.flushed),
+      hasUnfinishedMoves: recycler.unfinishedMoves,
+      last,
+      lastBefore,
+    };
+  }
+
+  async #do(decision: Decision): Promise<void> {
+    const { recycler, allocator, keepErased } = this.#context;
+    if (decision === 'erase') await allocator.refill(amountToErase(recycler.map, keepErased));
+    else if (decision === 'update references') await this.#rounds.updateReferences();
+    else if (decision === 'compact') await this.#compactStep();
+    else await this.#shorten();
+  }
+
+  /** Copies one round; barrier and references follow in their turns (C55). */
+  async #compactStep(): Promise<void> {
+    if (!this.#isCompacting) await this.#prepare();
+    this.#isCompacting = true;
+    const copied = await this.#rounds.copy();
+    const leftHoles = await this.#shorten();
+    if (copied === 'copied') return;
+    this.#rounds.lookAnew();
+    if (copied === 'nothing' && leftHoles) return;
+    this.#isCompacting = false;
+    this.#watch.reset();
+    if (copied === 'nothing') this.#nothingAt = this.#context.recycler.map.countOf(State.junk);
+  }
+
+  async #shorten(): Promise<boolean> {
+    const leftHoles = await this.#end.shorten();
+    this.#lastBefore = this.#context.recycler.map.lastCluster;
+    return leftHoles;
+  }
+
+  #needsFlush(): boolean {
+    const { recycler, tables } = this.#context;
+    const { map } = recycler;
+    return (
+      recycler.failure === null &&
+      (tables.hasChanges ||
+        map.countOf(State.leaving) + map.countOf(State.erased) > 0 ||
+        recycler.hasMoves(MoveState.copied))
+    );
+  }
+
+  async #flush(): Promise<void> {
+    try {
+      await this.#context.flusher.flush();
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
+  /** Kept for who asks; what is under way is given up, and the next try comes later (C58). */
+  #failed(error: unknown): void {
+    const { recycler, clock } = this.#context;
+    this.failures++;
+    this.#failure = error instanceof Error ? error : new Error(String(error));
+    if (recycler.failure === null) this.#rounds.forget();
+    this.#isCompacting = false;
+    this.#pausedUntil = clock.now() + PAUSE_SECONDS;
+  }
+}

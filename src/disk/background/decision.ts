@@ -1,0 +1,30 @@
+/** What the work in the background does next: a pure function of what it sees (recycler contract C53). */
+
+export interface Look {
+  /** Clusters: that are to be ready, and that are erased or available. */
+  keepErased: number;
+  pool: number;
+  junk: number;
+  /** Junk, and what of the pool nobody asked for. */
+  reclaimable: number;
+  /** Compaction begins when more than this is reclaimable; null: never. */
+  compactAfter: number | null;
+  /** What is reclaimable has not changed for a while, or not often enough to wait for it (C54). */
+  isStable: boolean;
+  hasFlushedMoves: boolean;
+  hasUnfinishedMoves: boolean;
+  /** The last cluster in use, now and at the last look. */
+  last: number;
+  lastBefore: number;
+}
+
+export type Decision = 'erase' | 'update references' | 'compact' | 'truncate' | 'poll' | 'wait';
+
+export function decide(look: Look): Decision {
+  if (look.pool < look.keepErased && look.junk > 0) return 'erase';
+  if (look.hasFlushedMoves) return 'update references';
+  const hasEnough = look.compactAfter !== null && look.reclaimable > look.compactAfter;
+  if (hasEnough && look.isStable && !look.hasUnfinishedMoves) return 'compact';
+  if (look.last < look.lastBefore) return 'truncate';
+  return hasEnough && !look.isStable ? 'poll' : 'wait';
+}

@@ -1,0 +1,74 @@
+/** What lies behind the last cluster in use is cut off, with the refcount blocks that describe nothing else (C59 to C61). */
+import { State } from '../../recycler/cluster-map.js';
+import { goalFor } from '../../recycler/goal.js';
+import { releaseUnneeded } from '../../recycler/structures.js';
+import type { BackgroundContext } from './context.js';
+
+export class FileEnd {
+  readonly #context: BackgroundContext;
+  /** Bytes that the file has become shorter by. */
+  bytesReclaimed = 0;
+
+  constructor(context: BackgroundContext) {
+    this.#context = context;
+  }
+
+  /** As long as what is in use, with room for the pool where the file has it. True where blocks left holes behind. */
+  async shorten(): Promise<boolean> {
+    return this.#context.allocator.supply.run(async () => {
+      let released = 0;
+      for (; ; released++) {
+        await this.#cut();
+        if (!(await this.#releaseLastBlock())) return released > 0;
+      }
+    });
+  }
+
+  /** Clusters of a file without junk. */
+  get #wantedClusters(): number {
+    const { map } = this.#context.recycler;
+    const pools = map.countOf(State.junk) + map.countOf(State.erased) + map.countOf(State.available);
+    return map.clusterCount - pools + this.#context.keepErased;
+  }
+
+  async #cut(): Promise<void> {
+    const { recycler, allocator } = this.#context;
+    const { map, device } = recycler.volume;
+    const wanted = Math.min(map.clusterCount, this.#wantedClusters);
+    const kept = Math.max(map.lastCluster + 1, wanted);
+    // Counts of what is cut off would count for whatever is there later.
+    allocator.giveBackFrom(kept);
+    await recycler.writeCounts();
+    const before = device.lengthBytes;
+    await recycler.truncate(kept);
+    this.bytesReclaimed += before - device.lengthBytes;
+  }
+
+  /** A block is released once what it describes is junk, but for itself. True where one was. */
+  async #releaseLastBlock(): Promise<boolean> {
+    const { recycler } = this.#context;
+    const { map, image, clusterBytes } = recycler.volume;
+    return recycler.metadata.run(async () => {
+      const { refcounts } = image;
+      const index = refcounts.present.at(-1)!;
+      if (index === 0) return false;
+      const block = refcounts.blocks[index]! / clusterBytes;
+      const first = index * refcounts.perBlock;
+      // The pool will want what it describes.
+      if (this.#wantedClusters - 1 > first) return false;
+      for (let cluster = first; cluster < map.clusterCount; cluster++)
+        if (cluster !== block && !map.is(cluster, State.junk)) return false;
+      try {
+        const goal = {
+          ...goalFor(recycler.volume, 0),
+          blockCount: index,
+          tableClusters: refcounts.tableClusters,
+        };
+        return (await releaseUnneeded(recycler, goal)) > 0;
+      } catch (error) {
+        // Whether the entry is on disk is not known: no count may be written any more.
+        throw recycler.fail(error);
+      }
+    });
+  }
+}

@@ -1,0 +1,69 @@
+/**
+ * Which cluster goes where beside clients: what lies last to the first holes, both ascending, so that neighbours stay
+ * neighbours. Kinds take turns, so that no table is copied in the round in which what it names moves. Tables of several
+ * clusters stay where they are, and so do compressed extents and what a live table may not let go of yet.
+ */
+import { Kind } from '../../image/host-clusters.js';
+import { State } from '../../recycler/cluster-map.js';
+import type { Volume } from '../../recycler/volume.js';
+
+/** Once all of one row lies before the holes, so do those of the next after their turn: one look at each is enough. */
+const TURNS: readonly (readonly Kind[])[] = [
+  [Kind.data, Kind.bitmapData],
+  [Kind.l2Table],
+  [Kind.refcountBlock],
+];
+
+export interface LivePlan {
+  kinds: readonly Kind[];
+  /** Ascending, as the destinations are. */
+  sources: Uint32Array;
+  destinations: Uint32Array;
+}
+
+/** At most `mostMoves`, those from the file's end; null where nothing can go nearer to its front. */
+export function planLive(volume: Volume, mostMoves: number): LivePlan | null {
+  for (const kinds of TURNS) {
+    const plan = planKinds(volume, kinds, mostMoves);
+    if (plan !== null) return plan;
+  }
+  return null;
+}
+
+function planKinds(volume: Volume, kinds: readonly Kind[], mostMoves: number): LivePlan | null {
+  const sources: number[] = [];
+  const destinations: number[] = [];
+  let hole = 0;
+  for (let source = volume.map.clusterCount - 1; source > hole && sources.length < mostMoves; source--) {
+    if (!mayMove(volume, kinds, source)) continue;
+    do hole++;
+    while (hole < source && !isHole(volume, hole));
+    if (hole >= source) break;
+    sources.push(source);
+    destinations.push(hole);
+  }
+  if (sources.length === 0) return null;
+  return {
+    kinds,
+    sources: Uint32Array.from(sources.reverse()),
+    destinations: Uint32Array.from(destinations),
+  };
+}
+
+/** A count that is not that of the references is to come down: until it has, a pointer on disk may remain. */
+export function mayMove(
+  { map, clusters, pins, image }: Volume,
+  kinds: readonly Kind[],
+  cluster: number,
+): boolean {
+  return (
+    map.is(cluster, State.live) &&
+    kinds.includes(clusters.kind(cluster)) &&
+    image.refcounts.get(cluster) === clusters.refs[cluster] &&
+    !pins.has(cluster)
+  );
+}
+
+export function isHole({ map, image }: Volume, cluster: number): boolean {
+  return map.is(cluster, State.junk) && image.refcounts.covers(cluster);
+}
