@@ -18,7 +18,7 @@ const common = {
 await build({ ...common, entryPoints: ['src/index.ts'], format: 'esm', outdir: 'dist' });
 
 /** Files of the command line; they load each other by these names. */
-const PARTS = ['main', 'run', 'spinner', 'serve', 'serve-line'];
+const PARTS = ['main', 'run', 'spinner', 'serve', 'serve-line', 'control'];
 await build({
   ...common,
   entryPoints: PARTS.map((part) => `src/cli/${part}.ts`),

@@ -24,6 +24,8 @@ export const EXIT_STATUS = {
   WRONG_SECRET: 10,
   /** The socket or port to serve on is taken, or cannot be made. */
   CANNOT_LISTEN: 11,
+  /** `status`, `now`: no server of ours answers there. */
+  NO_SERVER: 12,
 } as const;
 
 export type ErrorCode = keyof typeof EXIT_STATUS;

@@ -10,6 +10,7 @@ import {
 } from './arguments.js';
 import { printable } from './printable.js';
 import { survivePipes } from './pipes.js';
+import { usageOf } from './usage-of.js';
 import { VERSION } from './version.js';
 
 const EXAMPLES = `
@@ -22,6 +23,7 @@ Examples:
                                            every night: what is worth it, within bounds
   qcow-compact serve --socket vm.sock vm.qcow2
                                            an NBD server for a VM to run on; see \`serve --help\`
+  qcow-compact now vm.sock                 have that server compact its image, with the VM running
 
 A bare number is seconds, or bytes; K, M, G and T are powers of 1024.
 
@@ -31,7 +33,9 @@ Exit status: 0 done; others in docs/exit-codes.md.`;
 function createProgram(): Command {
   return new Command('qcow-compact')
     .description('Compacts qcow2 disk images in place, crash-safely.')
-    .usage('[options] IMAGE...\n       qcow-compact serve [options] IMAGE')
+    .usage(
+      '[options] IMAGE...\n       qcow-compact serve [options] IMAGE\n       qcow-compact status|now SOCKET',
+    )
     .argument('[images...]', 'qcow2 images; nothing else may have them open')
     .option('--dry-run', 'tell what would be done and gained; write nothing')
     .option('--check', 'check the images in the manner of `qemu-img check`; write nothing')
@@ -71,16 +75,9 @@ function readCommandLine(argv: string[]): Request | null {
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return null;
-    throw new UsageError(usageMessage(error.message));
+    throw usageOf(error, 'see `--help`');
   }
   return parseRequest(program.args, program.opts<RawOptions>());
-}
-
-/** Commander says `error: unknown option '--foo'`, with a suggestion on a second line. */
-function usageMessage(message: string): string {
-  const [what = '', ...suggestion] = message.replace(/^error: /, '').split('\n');
-  const hint = suggestion.join(' ').trim();
-  return hint === '' ? `${what}; see \`--help\`` : `${what} ${hint}`;
 }
 
 /** The secret is overwritten as soon as nothing needs it. */
@@ -96,7 +93,10 @@ async function runRequest(request: Request): Promise<number> {
 
 /** An image of the name of a command is `./serve`. */
 async function runCommand(argv: string[]): Promise<number> {
-  if (argv[0] === 'serve') return (await import('./serve.js')).serve(argv.slice(1));
+  const [first] = argv;
+  if (first === 'serve') return (await import('./serve.js')).serve(argv.slice(1));
+  if (first === 'status' || first === 'now')
+    return (await import('./control.js')).control(first, argv.slice(1));
   const request = readCommandLine(argv);
   return request === null ? 0 : runRequest(request);
 }

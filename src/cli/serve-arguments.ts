@@ -1,18 +1,25 @@
 /** What `qcow-compact serve` asks for, checked before the image is opened. */
 import { Command, CommanderError } from 'commander';
+import type { BackgroundSettings } from '../disk/background/options.js';
 import type { Place } from '../nbd/server.js';
-import { parseBytes, parseCount } from './quantities.js';
+import { parseBytes, parseCount, parseRate } from './quantities.js';
 import { UsageError } from './usage-error.js';
+import { usageOf } from './usage-of.js';
 
 const EXAMPLES = `
 Examples:
   qcow-compact serve --socket vm.sock vm.qcow2
+  qcow-compact serve --socket vm.sock --keep-erased 1000 --compact-after 256M vm.qcow2
   qemu-system-x86_64 ... -drive file=nbd+unix:///?socket=vm.sock,format=raw,discard=unmap
   nbdinfo nbd+unix:///?socket=vm.sock
 
+The image is compacted while clients use it, once it has more junk than \`--compact-after\`.
+\`qcow-compact status vm.sock\` tells how far it is, \`qcow-compact now vm.sock\` has it done at once.
 A port is open to this host only, unless \`--bind\` says otherwise or clients need a certificate.
 SIGTERM and Ctrl-C answer what is under way, flush, and end with 0. More in docs/serve.md.`;
 
+/** Bytes of junk. */
+const DEFAULT_COMPACT_AFTER = 1 << 30;
 const MOST_PORT = 65535;
 const MOST_NAME_BYTES = 4096;
 /** What a socket's path may have, on Linux 108 bytes with the 0 that ends it. */
@@ -28,6 +35,9 @@ interface RawOptions {
   tlsKey?: string;
   tlsCa?: string;
   cacheSize?: string;
+  keepErased?: string;
+  compactAfter?: string;
+  backgroundRate?: string;
   json?: boolean;
   quiet?: boolean;
   debug?: boolean;
@@ -47,6 +57,7 @@ export interface ServeRequest {
   exportName: string;
   tls: TlsPaths | null;
   cacheBytes: number | undefined;
+  background: BackgroundSettings;
   json: boolean;
   quiet: boolean;
   debug: boolean;
@@ -66,6 +77,9 @@ function createProgram(): Command {
     .option('--tls-key <F>', 'its key')
     .option('--tls-ca <F>', 'let in only clients with a certificate that this one has signed')
     .option('--cache-size <S>', 'memory for tables of the image (default: 64M)')
+    .option('--keep-erased <N>', 'keep N clusters zeroed and ready for new data (default: 0)')
+    .option('--compact-after <S>', 'compact once more than this is junk; 0: only by `now` (default: 1G)')
+    .option('--background-rate <R>', 'copy at most so many bytes a second while clients work (default: 32M)')
     .option('--json', 'log in JSON, one object a line on stdout (docs/serve.md)')
     .option('-q, --quiet', 'print errors only')
     .option('--debug', 'print the trace of errors')
@@ -83,9 +97,7 @@ export function readServeLine(argv: string[]): ServeRequest | null {
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return null;
-    throw new UsageError(
-      `${error.message.replace(/^error: /, '').replace(/\s*\n\s*/, ' ')}; see \`serve --help\``,
-    );
+    throw usageOf(error, 'see `serve --help`');
   }
   return parseServe(program.args, program.opts<RawOptions>());
 }
@@ -101,16 +113,36 @@ export function parseServe(paths: string[], raw: RawOptions): ServeRequest {
   const exportName = raw.export ?? '';
   if (Buffer.byteLength(exportName) > MOST_NAME_BYTES)
     throw new UsageError(`\`--export\` must be at most ${MOST_NAME_BYTES} bytes`);
+  const readOnly = raw.readOnly === true;
   return {
     path,
     place: placeOf(raw, tls),
-    readOnly: raw.readOnly === true,
+    readOnly,
     exportName,
     tls,
     cacheBytes: raw.cacheSize === undefined ? undefined : parseBytes('--cache-size', raw.cacheSize),
+    background: backgroundOf(raw, readOnly),
     json: raw.json === true,
     quiet: raw.quiet === true,
     debug: raw.debug === true,
+  };
+}
+
+/** What nobody says is left to its default. */
+function backgroundOf(
+  { keepErased, compactAfter, backgroundRate }: RawOptions,
+  readOnly: boolean,
+): BackgroundSettings {
+  const isGiven = [keepErased, compactAfter, backgroundRate].some((option) => option !== undefined);
+  if (readOnly && isGiven)
+    throw new UsageError('with `--read-only` nothing is erased or compacted: leave the options for it out');
+  return {
+    keepErased: keepErased === undefined ? 0 : parseCount('--keep-erased', keepErased, 'clusters', 0),
+    compactAfterBytes:
+      compactAfter === undefined ? DEFAULT_COMPACT_AFTER : parseBytes('--compact-after', compactAfter),
+    ...(backgroundRate !== undefined && {
+      backgroundBytesPerSecond: parseRate('--background-rate', backgroundRate),
+    }),
   };
 }
 

@@ -2,7 +2,8 @@
 import type { Traffic } from '../nbd/traffic.js';
 import type { Failure } from './outcome.js';
 import { printable } from './printable.js';
-import { countOf, humanBytes } from './units.js';
+import { type StatusFacts, statusLines, trafficLine } from './serve-status.js';
+import { humanBytes } from './units.js';
 
 export interface Ready {
   path: string;
@@ -18,6 +19,8 @@ export interface ServeReport {
   clients(event: 'connected' | 'disconnected', count: number, problem?: string): void;
   /** The disk failed a request. */
   failure(failure: Failure): void;
+  /** Somebody wants to know. */
+  status(facts: StatusFacts): void;
   stopping(): void;
   stopped(traffic: Traffic): void;
   /** The server cannot begin, or cannot end as it should. */
@@ -34,6 +37,7 @@ export function jsonReport(stdout: Write, stderr: Write): ServeReport {
     ready: (facts) => log('ready', facts),
     clients: (event, clients, problem) => log(event, { clients, ...(problem !== undefined && { problem }) }),
     failure: ({ code, message }) => log('failure', { code, message }),
+    status: (facts) => log('status', facts),
     stopping: () => log('stopping', {}),
     stopped: (traffic) => log('stopped', totalsOf(traffic)),
     failed(failure, path) {
@@ -55,15 +59,12 @@ export function plainReport(path: string, quiet: boolean, stdout: Write, stderr:
       if (problem !== undefined && !quiet) stderr(`${name}: a client was cut off: ${printable(problem)}\n`);
     },
     failure: (failure) => stderr(errorLine(failure, path)),
+    // Whoever asks wants it in spite of `--quiet`.
+    status: (facts) => stdout(`${statusLines(facts)}\n`),
     stopping: () => quiet || stderr('qcow-compact: stopping; what is under way is answered and flushed\n'),
-    stopped: (traffic) => say(`${name}: stopped after ${describe(traffic)}\n`),
+    stopped: (traffic) => say(`${name}: stopped after ${trafficLine(traffic)}\n`),
     failed: (failure, failedPath) => stderr(errorLine(failure, failedPath)),
   };
-}
-
-/** `12 requests, 1.0 MiB read, 4.0 KiB written`. */
-export function describe({ requests, bytesRead, bytesWritten }: Traffic): string {
-  return `${countOf(requests, 'request')}, ${humanBytes(bytesRead)} read, ${humanBytes(bytesWritten)} written`;
 }
 
 function totalsOf({ requests, bytesRead, bytesWritten }: Traffic): object {

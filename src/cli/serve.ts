@@ -3,14 +3,14 @@ import fs from 'node:fs';
 import { inspect } from 'node:util';
 import { systemReason } from '../system-error.js';
 import { Qcow2Disk } from '../disk/qcow2-disk.js';
-import { QcowError } from '../errors.js';
 import { NbdServer } from '../nbd/server.js';
 import { checkTls, type TlsFiles } from '../nbd/tls.js';
-import { describeFailure } from './outcome.js';
 import { canDraw } from './progress.js';
 import { readServeLine, type ServeRequest, type TlsPaths } from './serve-arguments.js';
+import { controlOf, failureOf } from './serve-control.js';
 import { listenAt, uriOf } from './serve-place.js';
 import { jsonReport, plainReport, type ServeReport } from './serve-report.js';
+import { type StatusFacts, statusFacts } from './serve-status.js';
 import { watchStops } from './stops.js';
 import { UsageError } from './usage-error.js';
 
@@ -22,7 +22,7 @@ export async function serve(argv: string[]): Promise<number> {
     return request === null ? 0 : await serveImage(request, reportFor(request.json, request));
   } catch (error) {
     const isUsage = error instanceof UsageError;
-    const { code, message, exitStatus } = isUsage ? error : describeFailure(error, 'compact', { QcowError });
+    const { code, message, exitStatus } = isUsage ? error : failureOf(error);
     const report = reportFor(request?.json ?? argv.includes('--json'), request);
     report.failed({ code, message, exitStatus }, isUsage ? null : (request?.path ?? null));
     if (request?.debug === true) process.stderr.write(`${inspect(error)}\n`);
@@ -39,7 +39,7 @@ function reportFor(json: boolean, request: ServeRequest | null): ServeReport {
 }
 
 async function serveImage(request: ServeRequest, report: ServeReport): Promise<number> {
-  const { path, place, readOnly, exportName, cacheBytes } = request;
+  const { path, place, readOnly, exportName, cacheBytes, background } = request;
   const tls = request.tls === null ? null : readTls(request.tls);
   let endLine: () => void = () => undefined;
   const stops = watchStops(undefined, {
@@ -50,19 +50,30 @@ async function serveImage(request: ServeRequest, report: ServeReport): Promise<n
     beforeEnd: () => endLine(),
   });
   try {
-    const disk = await Qcow2Disk.open(path, { readOnly, cacheBytes });
-    const server = serverOn(disk, { exportName, tls, report });
+    const disk = await Qcow2Disk.open(path, { readOnly, cacheBytes, ...background });
+    const status = (): StatusFacts => statusFacts(path, disk, server.traffic, failureOf);
+    const server: NbdServer = new NbdServer({
+      served: { name: exportName, disk },
+      tls,
+      control: controlOf(disk, status),
+      onBegin: () => report.clients('connected', server.traffic.clients),
+      onEnd: (problem) => report.clients('disconnected', server.traffic.clients, problem?.message),
+      onFailure: (error) => report.failure(failureOf(error)),
+    });
+    const tell = (): void => report.status(status());
+    process.on('SIGUSR1', tell);
     try {
       const port = await listenAt(server, place);
       const uri = uriOf(place, port, exportName, tls !== null);
       const { sizeBytes } = disk;
       report.ready({ path, uri, sizeBytes, readOnly, export: exportName, pid: process.pid });
       if (!request.quiet && canDraw(process.stderr) && !stops.signal.aborted)
-        endLine = (await import('./serve-line.js')).showServing(process.stderr, path, server.traffic);
+        endLine = (await import('./serve-line.js')).showServing(process.stderr, status);
       await aborted(stops.signal);
       await server.stop();
     } finally {
       await disk.close();
+      process.off('SIGUSR1', tell);
     }
     report.stopped(server.traffic);
     return 0;
@@ -70,20 +81,6 @@ async function serveImage(request: ServeRequest, report: ServeReport): Promise<n
     endLine();
     stops.stopWatching();
   }
-}
-
-function serverOn(
-  disk: Qcow2Disk,
-  { exportName, tls, report }: { exportName: string; tls: TlsFiles | null; report: ServeReport },
-): NbdServer {
-  const server = new NbdServer({
-    served: { name: exportName, disk },
-    tls,
-    onBegin: () => report.clients('connected', server.traffic.clients),
-    onEnd: (problem) => report.clients('disconnected', server.traffic.clients, problem?.message),
-    onFailure: (error) => report.failure(describeFailure(error, 'compact', { QcowError })),
-  });
-  return server;
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

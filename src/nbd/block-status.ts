@@ -1,6 +1,6 @@
 /** Answers which stretches of the disk have data. */
 import { AllocationFlag } from './protocol.js';
-import type { DiskStatus, ServedDisk } from './served-disk.js';
+import type { Stretch, ServedDisk } from './served-disk.js';
 import type { Extent } from './transmission-codec.js';
 
 /** Asked for at a time: a client may ask for 4 GiB, of which the disk would make one list. */
@@ -31,6 +31,6 @@ export async function extentsOf(
   return found;
 }
 
-function flagsOf({ isAllocated, isZero }: DiskStatus): number {
+function flagsOf({ isAllocated, isZero }: Stretch): number {
   return (isAllocated ? 0 : AllocationFlag.hole) | (isZero ? AllocationFlag.zero : 0);
 }

@@ -2,11 +2,14 @@
 import type { Duplex } from 'node:stream';
 import type { Budget } from './budget.js';
 import type { BufferPool } from './buffer-pool.js';
+import type { Control, ControlCommand, Facts } from './control.js';
 import { ProtocolError, messageOf } from './errors.js';
 import type { Export } from './export.js';
 import { Haggling, type HagglingOptions, type Terms } from './haggling.js';
 import { Disconnected, Input } from './input.js';
+import { optionReply } from './negotiation-codec.js';
 import { Output } from './output.js';
+import { Option, Reply } from './protocol.js';
 import { type TlsFiles, startTls } from './tls.js';
 import type { Traffic } from './traffic.js';
 import { Transmission } from './transmission.js';
@@ -23,6 +26,8 @@ export interface ConnectionOptions {
   budget: Budget;
   pool: BufferPool;
   traffic: Traffic;
+  /** Takes the commands to the server itself; null: there are none. */
+  control?: Control | null;
   onFailure: (error: unknown) => void;
   negotiationMs?: number;
 }
@@ -85,7 +90,9 @@ export class Connection {
   }
 
   async #negotiate(): Promise<{ terms: Terms; output: Output } | null> {
-    const timer = setTimeout(() => this.cut(), this.#options.negotiationMs ?? NEGOTIATION_MS);
+    const { negotiationMs = NEGOTIATION_MS } = this.#options;
+    const limit = (): NodeJS.Timeout => setTimeout(() => this.cut(), negotiationMs);
+    let timer = limit();
     try {
       let output = new Output(this.#socket);
       let haggling = await Haggling.greet(this.#input, output, this.#hagglingOptions());
@@ -94,6 +101,12 @@ export class Connection {
         if (outcome.kind === 'terms') return { terms: outcome.terms, output };
         await output.drained();
         if (outcome.kind === 'gone') return null;
+        if (outcome.kind === 'control') {
+          clearTimeout(timer);
+          await this.#runCommand(outcome.command, output);
+          timer = limit();
+          continue;
+        }
         await this.#secure();
         output = new Output(this.#socket);
         haggling = haggling.within(this.#input, output);
@@ -104,8 +117,41 @@ export class Connection {
   }
 
   #hagglingOptions(): HagglingOptions {
-    const { served, tls } = this.#options;
-    return { served, tls: tls === null ? 'none' : 'required', isStopping: () => this.#isStopping };
+    const { served, tls, control } = this.#options;
+    return {
+      served,
+      tls: tls === null ? 'none' : 'required',
+      hasControl: control !== undefined && control !== null,
+      isStopping: () => this.#isStopping,
+    };
+  }
+
+  /** Whoever asks this is no client of the disk meanwhile. Throws Disconnected where the connection ends first. */
+  async #runCommand(command: ControlCommand, output: Output): Promise<void> {
+    const { traffic } = this.#options;
+    const control = this.#options.control!;
+    let isSending = false;
+    const send = (type: number, facts: Facts): void => {
+      isSending = true;
+      output.send(optionReply(Option.control, type, JSON.stringify(facts)), () => (isSending = false));
+    };
+    // Who does not read is told less, and not kept waiting for.
+    const tell = (facts: Facts): void => void (isSending || send(Reply.facts, facts));
+    const gone = this.#input.ended();
+    traffic.clients--;
+    try {
+      const answered = control.run(command, tell).then(
+        (facts) => {
+          send(Reply.facts, facts);
+          output.send(optionReply(Option.control, Reply.ack));
+        },
+        (error: unknown) => send(Reply.failed, control.failureFacts(error)),
+      );
+      const isGone = await Promise.race([answered.then(() => false), gone.then(() => true)]);
+      if (isGone) throw new Disconnected('the client has gone');
+    } finally {
+      traffic.clients++;
+    }
   }
 
   async #secure(): Promise<void> {

@@ -1,4 +1,5 @@
 /** The negotiation: the client's options one after the other, until it begins the transmission or goes. */
+import { type ControlCommand, isControlCommand } from './control.js';
 import { ProtocolError } from './errors.js';
 import { BLOCK_SIZES, type Export, isNameOf, transmissionFlags } from './export.js';
 import type { Input } from './input.js';
@@ -36,12 +37,18 @@ export interface HagglingOptions {
   served: Export;
   /** `none`: not offered. `required`: nothing else goes before it. `done`: we are within it. */
   tls: 'none' | 'required' | 'done';
+  /** Commands to the server itself are taken. */
+  hasControl: boolean;
   /** Options but ABORT are refused: the server ends. */
   isStopping: () => boolean;
 }
 
-/** `terms`: the transmission begins. `tls`: to be started now. `gone`: by the client's wish. */
-export type Outcome = { kind: 'terms'; terms: Terms } | { kind: 'tls' } | { kind: 'gone' };
+/** `terms`: the transmission begins. `tls`, `control`: to be done now. `gone`: by the client's wish. */
+export type Outcome =
+  | { kind: 'terms'; terms: Terms }
+  | { kind: 'tls' }
+  | { kind: 'control'; command: ControlCommand }
+  | { kind: 'gone' };
 
 type Handler = (data: Buffer) => Outcome | undefined;
 
@@ -110,6 +117,7 @@ export class Haggling {
     [Option.structuredReply]: (data) => this.#structuredReply(data),
     [Option.listMetaContext]: (data) => this.#metaContext(Option.listMetaContext, data),
     [Option.setMetaContext]: (data) => this.#metaContext(Option.setMetaContext, data),
+    [Option.control]: (data) => this.#control(data),
   };
 
   /** There is no room for a refusal: the client is cut off. */
@@ -176,6 +184,13 @@ export class Haggling {
       if (isChoice) this.#hasAllocation = true;
     }
     return this.#reply(option, Reply.ack);
+  }
+
+  #control(data: Buffer): Outcome | undefined {
+    if (!this.#options.hasControl) return this.#reply(Option.control, Reply.unsupported);
+    const command = readText(data);
+    if (!isControlCommand(command)) return this.#reply(Option.control, Reply.invalid);
+    return { kind: 'control', command };
   }
 
   #facts() {

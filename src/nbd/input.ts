@@ -21,6 +21,7 @@ export class Input {
   #hasEnded = false;
   #isDiscarding = false;
   #wake: (() => void) | null = null;
+  readonly #onEnd: (() => void)[] = [];
 
   constructor(stream: Readable) {
     this.#stream = stream;
@@ -40,11 +41,17 @@ export class Input {
   readonly #end = (): void => {
     this.#hasEnded = true;
     this.#wakeUp();
+    for (const resolve of this.#onEnd.splice(0)) resolve();
   };
 
   /** Nothing more comes: whoever waits hears `Disconnected`, once what has come is used up. */
   end(): void {
     this.#end();
+  }
+
+  /** The client has gone, whether what it sent is used up or not. */
+  async ended(): Promise<void> {
+    if (!this.#hasEnded) await new Promise<void>((resolve) => this.#onEnd.push(resolve));
   }
 
   /** Bytes that have come and were not taken. */

@@ -1,9 +1,15 @@
 /** Bytes of the negotiation: what the server says, and what a client's options hold. Pure. */
 import { viewOf, writeWord } from '../format/words.js';
-import { HandshakeFlag, Info, MAGIC, MOST_STRING_BYTES, OPTION_BYTES } from './protocol.js';
+import {
+  GREETING_BYTES,
+  HandshakeFlag,
+  Info,
+  MAGIC,
+  MOST_STRING_BYTES,
+  OPTION_BYTES,
+  OPTION_REPLY_BYTES,
+} from './protocol.js';
 
-const GREETING_BYTES = 18;
-const REPLY_BYTES = 20;
 /** They end the reply to the oldest way of choosing an export, unless the client does without. */
 const EXPORT_PADDING_BYTES = 124;
 
@@ -40,13 +46,13 @@ export function readOptionHeader(bytes: Uint8Array): OptionHeader | null {
 
 export function optionReply(option: number, type: number, data: Uint8Array | string = ''): Uint8Array {
   const payload = Buffer.from(data as string);
-  const bytes = Buffer.alloc(REPLY_BYTES + payload.length);
+  const bytes = Buffer.alloc(OPTION_REPLY_BYTES + payload.length);
   const view = viewOf(bytes);
   writeHalves(view, 0, MAGIC.optionReply);
   view.setUint32(8, option);
   view.setUint32(12, type);
   view.setUint32(16, payload.length);
-  bytes.set(payload, REPLY_BYTES);
+  bytes.set(payload, OPTION_REPLY_BYTES);
   return bytes;
 }
 

@@ -24,6 +24,8 @@ export const Option = {
   structuredReply: 8,
   listMetaContext: 9,
   setMetaContext: 10,
+  /** Of this server alone: others answer that it is unsupported. Its data are the name of a command (control.ts). */
+  control: 0x71636f77,
 } as const;
 
 const ERROR = 2 ** 31;
@@ -33,6 +35,8 @@ export const Reply = {
   server: 2,
   info: 3,
   metaContext: 4,
+  /** To `Option.control`, any number of times before the ACK: facts in JSON. */
+  facts: 0x71636f77,
   unsupported: ERROR + 1,
   policy: ERROR + 2,
   invalid: ERROR + 3,
@@ -40,6 +44,8 @@ export const Reply = {
   unknownExport: ERROR + 6,
   shutdown: ERROR + 7,
   tooBig: ERROR + 9,
+  /** The command of `Option.control` failed: facts in JSON. */
+  failed: ERROR + 0x71636f77,
 } as const;
 
 export const Info = { export: 0, name: 1, description: 2, blockSize: 3 } as const;
@@ -103,6 +109,8 @@ export const AllocationFlag = { hole: 1 << 0, zero: 1 << 1 } as const;
 
 export const REQUEST_BYTES = 28;
 export const OPTION_BYTES = 16;
+export const OPTION_REPLY_BYTES = 20;
+export const GREETING_BYTES = 18;
 
 /** Longest name or query of the protocol. */
 export const MOST_STRING_BYTES = 4096;

@@ -1,7 +1,7 @@
 /** What a server needs of a disk. Requests lie within the disk; many are under way at a time, by any byte. */
 
 /** A stretch of the disk of which the same holds. */
-export interface DiskStatus {
+export interface Stretch {
   offset: number;
   lengthBytes: number;
   isAllocated: boolean;
@@ -19,5 +19,5 @@ export interface ServedDisk {
   /** What was written before the call, by any client, is durable afterwards. */
   flush(): Promise<void>;
   /** Stretches in order, without a gap. */
-  blockStatus(offset: number, lengthBytes: number): Promise<DiskStatus[]>;
+  blockStatus(offset: number, lengthBytes: number): Promise<Stretch[]>;
 }

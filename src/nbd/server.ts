@@ -4,6 +4,7 @@ import net from 'node:net';
 import { Budget } from './budget.js';
 import { BufferPool, PIECE_BYTES } from './buffer-pool.js';
 import { Connection } from './connection.js';
+import type { Control } from './control.js';
 import type { ProtocolError } from './errors.js';
 import type { Export } from './export.js';
 import type { TlsFiles } from './tls.js';
@@ -29,6 +30,8 @@ export interface ServerEvents {
 export interface ServerOptions extends ServerEvents {
   served: Export;
   tls?: TlsFiles | null;
+  /** Takes commands to the server itself. */
+  control?: Control;
   negotiationMs?: number;
   mostClients?: number;
 }
@@ -74,9 +77,10 @@ export class NbdServer {
   }
 
   async #serve(socket: net.Socket): Promise<void> {
-    const { served, tls = null, negotiationMs, onFailure, onBegin, onEnd } = this.#options;
+    const { served, tls = null, control, negotiationMs, onFailure, onBegin, onEnd } = this.#options;
     const connection = new Connection(socket, {
-      ...{ served, tls, negotiationMs, budget: this.budget, pool: this.#pool, traffic: this.traffic },
+      ...{ served, tls, control, negotiationMs },
+      ...{ budget: this.budget, pool: this.#pool, traffic: this.traffic },
       onFailure: (error) => onFailure?.(error),
     });
     this.#connections.add(connection);

@@ -3,6 +3,8 @@
  * (recycler contract C20 to C30), with the slots on disk that refer to the sources.
  */
 import type { Relocation } from '../image/substitute.js';
+import { State } from './cluster-map.js';
+import type { Volume } from './volume.js';
 
 export const MoveState = {
   cancelled: 0,
@@ -199,5 +201,15 @@ export class Moves implements Relocation {
       extent = { first: i, source, destination, count: 1 };
     }
     if (extent !== null) yield extent;
+  }
+}
+
+/** What is to move may move, and no move feeds another; the destinations' states are the map's to check (C21). */
+export function assertMayMove({ pins, map }: Volume, moves: Moves): void {
+  for (const [i, source] of moves.sources.entries()) {
+    if (pins.has(source)) throw new Error('the source of a move is pinned');
+    if (i > 0 && source <= moves.sources[i - 1]!) throw new Error('sources must ascend');
+    if (!map.is(source, State.live)) throw new Error('the source of a move is not live');
+    if (moves.find(moves.destinations[i]!) >= 0) throw new Error('a destination is a source too');
   }
 }

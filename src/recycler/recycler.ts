@@ -11,7 +11,7 @@ import { type EraseStep, eraseJunk, range } from './eraser.js';
 import type { LiveTables } from './live-tables.js';
 import { LiveUpdater } from './live-updater.js';
 import { Mutex, RangeLocks } from './locks.js';
-import { MoveState, type Moves } from './moves.js';
+import { MoveState, type Moves, assertMayMove } from './moves.js';
 import { updateSlots } from './reference-updater.js';
 import { assertStates } from './sync-check.js';
 import type { Volume } from './volume.js';
@@ -50,6 +50,7 @@ export class Recycler {
   barriers = 0;
   referencesUpdated = 0;
   clustersErased = 0;
+  clustersMoved = 0;
 
   constructor(volume: Volume, events: RecyclerEvents = {}) {
     this.volume = volume;
@@ -109,12 +110,7 @@ export class Recycler {
   begin(moves: Moves, placeOf: (cluster: number) => number = (cluster) => cluster): void {
     this.#requireWorking();
     if (this.unfinishedMoves) throw new Error('a round begins while moves of the last one are unfinished');
-    for (let i = 0; i < moves.length; i++) {
-      if (this.volume.pins.has(moves.sources[i]!)) throw new Error('the source of a move is pinned');
-      if (i > 0 && moves.sources[i]! <= moves.sources[i - 1]!) throw new Error('sources must ascend');
-      if (!this.map.is(moves.sources[i]!, State.live)) throw new Error('the source of a move is not live');
-      if (moves.find(moves.destinations[i]!) >= 0) throw new Error('a destination is a source too');
-    }
+    assertMayMove(this.volume, moves);
     this.map.transition(moves.destinations, State.junk, State.copy);
     moves.join(this.volume.runs());
     this.#moves = moves;
@@ -233,6 +229,7 @@ export class Recycler {
   }
 
   #complete(moves: Moves, index: number): void {
+    this.clustersMoved++;
     const source = moves.sources[index]!;
     const destination = moves.destinations[index]!;
     moves.advance(index, MoveState.complete);

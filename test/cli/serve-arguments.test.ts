@@ -27,6 +27,7 @@ test('the other options', () => {
     exportName: 'vm',
     tls: null,
     cacheBytes: 16 << 20,
+    background: { keepErased: 0, compactAfterBytes: 1 << 30 },
     json: true,
     quiet: true,
     debug: true,
@@ -35,6 +36,18 @@ test('the other options', () => {
     exportName: '',
     cacheBytes: undefined,
     json: false,
+  });
+});
+
+test('the work in the background', () => {
+  const line = '--socket s --keep-erased 5 --compact-after 64M --background-rate 10M a'.split(' ');
+  expect(readServeLine(line)?.background).toEqual({
+    keepErased: 5,
+    compactAfterBytes: 64 << 20,
+    backgroundBytesPerSecond: 10 << 20,
+  });
+  expect(readServeLine('--socket s --compact-after 0 a'.split(' '))?.background).toMatchObject({
+    compactAfterBytes: 0,
   });
 });
 
@@ -51,7 +64,13 @@ test.each([
   ['--port 1 --tls-ca c a', /needs both/],
   [`--socket ${'s'.repeat(200)} a`, /at most \d+ bytes; got 200/],
   ['--socket s --cache-size 1X a', /`--cache-size` must be bytes.*got `1X`/],
-  ['--socket s --keep-erased 5 a', /unknown option '--keep-erased'.*see `serve --help`/],
+  ['--socket s --keep-erazed 5 a', /unknown option '--keep-erazed' \(Did you mean --keep-erased\?\)/],
+  ['--socket s --frobnicate a', /unknown option '--frobnicate'; see `serve --help`/],
+  ['--socket s --keep-erased 1.5 a', /`--keep-erased` must be a whole number of clusters.*got `1.5`/],
+  ['--socket s --compact-after 10% a', /`--compact-after` must be bytes.*got `10%`/],
+  ['--socket s --background-rate 0 a', /`--background-rate` must be bytes a second, 1 or more.*got `0`/],
+  ['--socket s --read-only --keep-erased 5 a', /with `--read-only` nothing is erased or compacted/],
+  ['--socket s --read-only --compact-after 0 a', /with `--read-only`/],
   ['--socket', /argument missing/],
 ])('`%s` is refused', (line, message) => {
   expect(() => readServeLine(line.split(' '))).toThrow(UsageError);

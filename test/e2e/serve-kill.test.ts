@@ -1,10 +1,11 @@
 /**
- * A server killed at random moments while several clients write: the image is valid, and what a flush of any of them has
- * covered is there, whoever had written it. KILLS: how often; SEED: the same writes, at moments as the machine has it.
+ * A server killed at random moments while several clients write, every other time while it compacts too: the image is valid,
+ * and what a flush of any of them has covered is there, whoever had written it. KILLS: how often; SEED: the same writes, at moments as the machine has it.
  */
 import fs from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
+import { askServer } from '../../src/nbd/control-client.js';
 import { type Client, CMD, Gone } from '../nbd/client.js';
 import { checkImage, qemuImg } from '../support/qemu.js';
 import { Random } from '../support/random.js';
@@ -35,6 +36,7 @@ const blocks: Block[] = Array.from({ length: BLOCKS }, () => ({
 }));
 let version = 1;
 let flushes = 0;
+let bytesReclaimed = 0;
 
 function content(block: number, ofVersion: number): Uint8Array {
   const words = new Uint32Array(BLOCK / 4);
@@ -90,6 +92,19 @@ async function flush(client: Client): Promise<void> {
   }
 }
 
+/** Again and again, until the server has gone. */
+async function compactOn(path: string): Promise<void> {
+  for (;;) {
+    try {
+      const { facts } = await askServer({ path }, path, 'now', () => undefined);
+      bytesReclaimed += facts!.bytesReclaimed as number;
+    } catch (error) {
+      if (!(error instanceof Error && 'code' in error && error.code === 'NO_SERVER')) throw error;
+      return;
+    }
+  }
+}
+
 /** What the disk cannot be; afterwards it is what it is. */
 function judge(raw: Buffer): string[] {
   const wrong: string[] = [];
@@ -117,6 +132,7 @@ test(`killed ${KILLS} times (SEED=${SEED})`, { timeout: 120_000 }, async () => {
     const server = await serving('--socket', socket, image);
     const clients = await Promise.all(Array.from({ length: CLIENTS }, () => connect(socket)));
     const done = clients.map((client, nth) => writeOn(client, nth, new Random(random.uint32())));
+    if (kill % 2 === 1) done.push(compactOn(socket));
     await sleep(20 + random.int(300));
     server.kill('SIGKILL');
     await Promise.all(done);
@@ -127,6 +143,7 @@ test(`killed ${KILLS} times (SEED=${SEED})`, { timeout: 120_000 }, async () => {
     qemuImg('convert', '-f', 'qcow2', '-O', 'raw', image, raw);
     expect(judge(fs.readFileSync(raw))).toEqual([]);
   }
-  console.log(`${KILLS} kills, ${flushes} flushes, ${version} versions`);
+  console.log(`${KILLS} kills, ${flushes} flushes, ${version} versions, ${bytesReclaimed} bytes reclaimed`);
   expect(flushes).toBeGreaterThan(KILLS);
+  expect(bytesReclaimed).toBeGreaterThan(0);
 });

@@ -1,5 +1,5 @@
 /** A disk that a server serves in tests: its bytes are there to be looked at, its operations can be held back and fail. */
-import type { DiskStatus, ServedDisk } from '../../src/nbd/served-disk.js';
+import type { Stretch, ServedDisk } from '../../src/nbd/served-disk.js';
 
 type Operation = 'read' | 'write' | 'writeZeroes' | 'discard' | 'flush' | 'blockStatus';
 
@@ -56,8 +56,8 @@ export class MemoryDisk implements ServedDisk {
   }
 
   /** By pages of 4 KiB; what is zero has no room. */
-  async blockStatus(offset: number, lengthBytes: number): Promise<DiskStatus[]> {
-    const found: DiskStatus[] = [];
+  async blockStatus(offset: number, lengthBytes: number): Promise<Stretch[]> {
+    const found: Stretch[] = [];
     await this.#do('blockStatus', offset, lengthBytes, () => undefined);
     for (let at = offset; at < offset + lengthBytes;) {
       const end = Math.min(offset + lengthBytes, at + 4096 - (at % 4096));

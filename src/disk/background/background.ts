@@ -47,6 +47,8 @@ export class Background {
   failures = 0;
   /** A compaction has begun, and goes on until it finds nothing to move. */
   #isCompacting = false;
+  /** Calls of `compactNow` under way. */
+  #asked = 0;
   /** So much was reclaimable when nothing could be moved: not tried again before that changes. */
   #nothingAt = -1;
   #lastBefore = -1;
@@ -70,6 +72,10 @@ export class Background {
   /** The last failure; null where all that was tried since has succeeded. */
   get failure(): Error | null {
     return this.#context.recycler.failure ?? this.#failure;
+  }
+
+  get isCompacting(): boolean {
+    return this.#isCompacting || this.#asked > 0;
   }
 
   get bytesReclaimed(): number {
@@ -100,6 +106,7 @@ export class Background {
    * Answers the bytes that the file has become shorter by.
    */
   async compactNow(): Promise<number> {
+    this.#asked++;
     return this.#turn.run(async () => {
       const before = this.bytesReclaimed;
       if (this.#isStopping) return 0;
@@ -111,6 +118,8 @@ export class Background {
       } catch (error) {
         this.#failed(error);
         throw error;
+      } finally {
+        this.#asked--;
       }
     });
   }

@@ -14,6 +14,10 @@ export interface DiskStatus {
   availableBytes: number;
   /** Clusters that are on their way to another place. */
   movesUnderWay: number;
+  /** Clusters that came to another place since the disk was opened. */
+  clustersMoved: number;
+  /** Clusters are on their way to the front, or about to be. */
+  isCompacting: boolean;
   /** Bytes that the file has become shorter by since the disk was opened. */
   bytesReclaimed: number;
   /** What last failed in the background, until something succeeds; or what has ended all writing. */
@@ -22,7 +26,8 @@ export interface DiskStatus {
   failures: number;
 }
 
-export function statusOf({ volume, map, movesUnderWay }: Recycler, background: Background): DiskStatus {
+export function statusOf(recycler: Recycler, background: Background): DiskStatus {
+  const { volume, map, movesUnderWay, clustersMoved } = recycler;
   const bytesIn = (state: State) => map.countOf(state) * volume.clusterBytes;
   return {
     fileBytes: volume.device.lengthBytes,
@@ -30,6 +35,8 @@ export function statusOf({ volume, map, movesUnderWay }: Recycler, background: B
     erasedBytes: bytesIn(State.erased),
     availableBytes: bytesIn(State.available),
     movesUnderWay,
+    clustersMoved,
+    isCompacting: background.isCompacting,
     bytesReclaimed: background.bytesReclaimed,
     failure: background.failure,
     failures: background.failures,

@@ -1,0 +1,57 @@
+/** `qcow-compact status SOCKET` and `qcow-compact now SOCKET`: asks a server that runs. */
+import { inspect } from 'node:util';
+import type { ControlCommand, Facts } from '../nbd/control.js';
+import { askServer } from '../nbd/control-client.js';
+import { type ControlRequest, readControlLine } from './control-arguments.js';
+import type { Failure } from './outcome.js';
+import { printable } from './printable.js';
+import { canDraw } from './progress.js';
+import { failureOf, type NowFacts } from './serve-control.js';
+import { type StatusFacts, statusLines } from './serve-status.js';
+import { humanBytes, humanDuration } from './units.js';
+import { UsageError } from './usage-error.js';
+
+/** The exit status; all errors are reported here. */
+export async function control(command: ControlCommand, argv: string[]): Promise<number> {
+  let request: ControlRequest | null = null;
+  try {
+    request = readControlLine(command, argv);
+    return request === null ? 0 : await ask(command, request);
+  } catch (error) {
+    const isUsage = error instanceof UsageError;
+    const { code, message, exitStatus } = isUsage ? error : failureOf(error);
+    reportFailure({ code, message, exitStatus }, request?.json ?? argv.includes('--json'));
+    if (request?.debug === true) process.stderr.write(`${inspect(error)}\n`);
+    return exitStatus;
+  }
+}
+
+async function ask(command: ControlCommand, { address, name, json, quiet }: ControlRequest): Promise<number> {
+  const draws = command === 'now' && !quiet && canDraw(process.stderr);
+  const line = draws ? (await import('./serve-line.js')).showWaiting(process.stderr, name) : null;
+  const { facts, failure } = await askServer(address, name, command, (told) => {
+    if ('path' in told) line?.update(told as unknown as StatusFacts);
+  }).finally(() => line?.end());
+  if (failure !== null) {
+    const { message, ...rest } = failure as unknown as Failure;
+    reportFailure({ ...rest, message: `the server at ${name} failed: ${message}` }, json);
+    return rest.exitStatus;
+  }
+  if (json) process.stdout.write(`${JSON.stringify(facts, null, 2)}\n`);
+  else if (!quiet || command === 'status') process.stdout.write(`${linesOf(command, facts!)}\n`);
+  return 0;
+}
+
+function linesOf(command: ControlCommand, facts: Facts): string {
+  if (command === 'status') return statusLines(facts as unknown as StatusFacts);
+  const { status, bytesReclaimed, seconds } = facts as unknown as NowFacts;
+  const { path, image } = status;
+  const length = humanBytes(image?.fileBytes ?? 0);
+  return `${printable(path)}: ${length}, reclaimed ${humanBytes(bytesReclaimed)} in ${humanDuration(seconds)}`;
+}
+
+/** In the document too, where one is asked for. */
+function reportFailure({ code, message, exitStatus }: Failure, json: boolean): void {
+  if (json) process.stdout.write(`${JSON.stringify({ error: { code, message, exitStatus } }, null, 2)}\n`);
+  process.stderr.write(`qcow-compact: ${printable(message)}\n`);
+}
