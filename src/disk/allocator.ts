@@ -4,6 +4,7 @@
  * and where there is not enough of it from the end of the file.
  */
 import { State } from '../recycler/cluster-map.js';
+import { range } from '../recycler/eraser.js';
 import { describeHoles, growFile } from '../recycler/growth.js';
 import { Mutex } from '../recycler/locks.js';
 import type { Recycler } from '../recycler/recycler.js';
@@ -24,7 +25,6 @@ export class Allocator {
   /** Available clusters, in the order in which they are taken. */
   #pool: Stretch[] = [];
   #pooled = 0;
-  #filling: Promise<void> | null = null;
   /**
    * Held by who fills the pool or takes away from it what it is made of: the end of the file, refcount blocks. Before the
    * metadata lock.
@@ -39,16 +39,28 @@ export class Allocator {
 
   /** `count` clusters, held; neighbours where that can be had. All or none. */
   async allocate(count: number): Promise<number[]> {
-    const { metadata } = this.#recycler;
     for (;;) {
-      if (this.#recycler.failure !== null) throw this.#recycler.failure;
-      // Not while somebody truncates.
-      const take = () => this.#take(count);
-      const taken = metadata.busy ? await metadata.run(() => Promise.resolve(take())) : take();
+      const taken = (await this.#takeNow(count)) ?? (await this.supply.run(() => this.#takeOrFill(count)));
       if (taken !== null) return taken;
-      this.#filling ??= this.supply.run(() => this.#fill(count)).finally(() => (this.#filling = null));
-      await this.#filling;
     }
+  }
+
+  /** Not while somebody truncates. */
+  async #takeNow(count: number): Promise<number[] | null> {
+    const { metadata, failure } = this.#recycler;
+    if (failure !== null) throw failure;
+    return metadata.busy ? metadata.run(() => Promise.resolve(this.#take(count))) : this.#take(count);
+  }
+
+  /**
+   * Of several that wait the first fills the pool for all. Who fills takes, before anybody gets in who gives the pool back:
+   * else the two could go on for ever.
+   */
+  async #takeOrFill(count: number): Promise<number[] | null> {
+    const taken = await this.#takeNow(count);
+    if (taken !== null) return taken;
+    await this.#fill(count);
+    return this.#takeNow(count);
   }
 
   /** Without an await: nobody else gets the same (C12). Null where there are not so many. */
@@ -83,7 +95,7 @@ export class Allocator {
   async #fill(count: number): Promise<void> {
     const recycler = this.#recycler;
     const { map, image } = recycler.volume;
-    const wanted = Math.max(count, this.#clustersPerFill);
+    const wanted = Math.max(count, this.clustersPerFill);
     // Junk in a range without a refcount block cannot be used before it has one.
     await describeHoles(recycler);
     const { blocks, perBlock } = image.refcounts;
@@ -105,16 +117,24 @@ export class Allocator {
     const recycler = this.#recycler;
     const { map, device } = recycler.volume;
     const { erased } = await recycler.erase(clusters, device.canPunch, 1);
-    await recycler.writeCounts();
-    await recycler.flush();
-    for (const { first, count } of erased) {
-      for (let cluster = first; cluster < first + count; cluster++) {
-        if (map.is(cluster, State.available)) this.#add([cluster]);
-      }
+    const available = function* () {
+      for (const { first, count } of erased)
+        for (const cluster of range(first, count)) if (map.is(cluster, State.available)) yield cluster;
+    };
+    try {
+      await recycler.writeCounts();
+      await recycler.flush();
+    } catch (error) {
+      // The zeroes are there, but not the counts: nobody may take them. A barrier makes them available all the same.
+      if (recycler.failure === null) await recycler.flush();
+      this.#giveBack([...available()]);
+      throw error;
     }
+    this.#add(available());
   }
 
-  get #clustersPerFill(): number {
+  /** What is made ready at a time: who needs a cluster meanwhile waits for all of them. */
+  get clustersPerFill(): number {
     const { map, clusterBytes } = this.#recycler.volume;
     const share = map.clusterCount * clusterBytes * SHARE_OF_FILE;
     const bytes = this.#fillBytes ?? Math.min(MOST_FILL_BYTES, Math.max(LEAST_FILL_BYTES, share));

@@ -31,6 +31,8 @@ export interface CopyHooks {
   onCopied: (bytes: number) => void;
   /** Awaited before the locks of a piece; false: its moves stay in state copying. */
   mayCopy?: ((bytes: number) => Promise<boolean>) | undefined;
+  /** What lies where may change until a piece is locked: then holes are looked for in each piece, under its lock. */
+  hasClients: boolean;
 }
 
 /** Copies every move in state copying. The first failure ends it; the caller cancels what is unfinished (C27). */
@@ -90,15 +92,15 @@ async function copyContents(
   // What the host shares may be a hole as well, and stays one.
   const mayShare = volume.mayShare(transfer);
   let known: Pick<SourceData, 'within'> | null = null;
-  const findData = () =>
-    transfer.keepsHoles ? new SourceData(device, stretchesOf(pieces, clusterBytes)) : EVERYTHING;
+  const findData = (sources: readonly Extent[]) =>
+    transfer.keepsHoles ? new SourceData(device, stretchesOf(sources, clusterBytes)) : EVERYTHING;
   // Asked before the first write, where it is known that it will be needed.
-  if (!mayShare) known = findData();
+  if (!mayShare && !hooks.hasClients) known = findData(pieces);
   await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
     copyExtent(volume, locks, moves, extent, hooks, async (from, to, length) => {
       if (mayShare && (await device.share(from, to, length))) return;
-      known ??= findData();
-      await copyData(device, known, transfer, from, to, buffer.subarray(0, length));
+      if (!hooks.hasClients) known ??= findData(pieces);
+      await copyData(device, known ?? findData([extent]), transfer, from, to, buffer.subarray(0, length));
     }),
   );
 }

@@ -10,10 +10,12 @@ import { HI_COMPRESSED, entryOffset, retargetEntry } from '../format/entries.js'
 import { viewOf } from '../format/words.js';
 import { Kind } from '../image/host-clusters.js';
 import { State } from './cluster-map.js';
+import { inParallel } from './in-parallel.js';
+import type { LiveBatch } from './live-batches.js';
 import type { LiveTable, LiveTables } from './live-tables.js';
 import { Access, type RangeLocks } from './locks.js';
 import { MoveState, type Moves } from './moves.js';
-import { changedSpans, groupSlots, slotsOf } from './reference-updater.js';
+import { changedSpans } from './reference-updater.js';
 import type { Volume } from './volume.js';
 
 export interface LiveUpdate {
@@ -23,12 +25,15 @@ export interface LiveUpdate {
   stale: Set<number>;
 }
 
-export interface LiveUpdateEvents {
-  /** Before the first write: these moves can no longer be cancelled. */
-  begins: (updated: readonly number[]) => void;
-  /** All is written: in the turn in which the tables in memory change, and before any lock is given back. */
-  commit: (updated: readonly number[]) => void;
+export interface LiveOptions {
+  /** Until it is settled tables that clients are in are waited for; null: not at all. */
+  tooLate: Promise<void> | null;
+  /** Moves that are blocked still are cancelled. */
+  givesUp: boolean;
 }
+
+/** Tables that are read or written at a time. */
+const WORKERS = 8;
 
 /** A group whose lock is held, with what is on disk from its first slot to its last. */
 interface Locked {
@@ -52,6 +57,7 @@ export class LiveUpdater {
   readonly #releases: (() => void)[] = [];
   readonly #blocked = new Set<number>();
   readonly #stale = new Set<number>();
+  #hasBegun = false;
 
   constructor(
     volume: Volume,
@@ -67,41 +73,52 @@ export class LiveUpdater {
     this.#tooLate = tooLate;
   }
 
-  /** After a failure some slots may be on disk and some not. */
-  async run({ begins, commit }: LiveUpdateEvents): Promise<LiveUpdate> {
+  /** Something is written: after a failure some slots may be on disk and some not. */
+  get hasBegun(): boolean {
+    return this.#hasBegun;
+  }
+
+  /**
+   * Of `batch` what is flushed. `commit`: all is written; in the turn in which the tables in memory change, and before any
+   * lock is given back.
+   */
+  async run(batch: LiveBatch, commit: (updated: readonly number[]) => void): Promise<LiveUpdate> {
+    const moves = this.#moves;
     try {
-      const candidates = new Set(this.#moves.inState(MoveState.flushed));
-      await this.#lock(candidates);
+      const candidates = new Set(batch.moves.filter((move) => moves.state(move) === MoveState.flushed));
+      await this.#lock(batch, candidates);
       const find = this.#live.index();
-      for (const group of this.#groups) await this.#read(group, find);
+      await inParallel(this.#groups, WORKERS, 0, (group) => this.#read(group, find));
       // Nobody changes what is locked, and what was not found is not moved: from here on it is certain.
       const updated = this.#verify(candidates);
-      begins(updated);
-      const writes = this.#groups.map((group) => this.#retarget(group, new Set(updated)));
-      for (const [at, { cluster, start, bytes }] of this.#groups.entries()) {
+      moves.hold(updated);
+      this.#hasBegun = updated.length > 0;
+      const among = new Set(updated);
+      const writes = this.#groups.map((group) => ({ group, changed: this.#retarget(group, among) }));
+      await inParallel(writes, WORKERS, 0, async ({ group: { cluster, start, bytes }, changed }) => {
         const base = cluster * this.#volume.clusterBytes + start;
-        for (const [from, to] of changedSpans(writes[at]!))
+        for (const [from, to] of changedSpans(changed))
           await this.#volume.device.write(bytes.subarray(from, to), base + from);
-      }
+      });
       for (const group of this.#groups) this.#retargetLive(group);
       commit(updated);
       return { blocked: this.#blocked, stale: this.#stale };
     } finally {
+      moves.hold([]);
       for (const release of this.#releases) release();
     }
   }
 
-  /** The locks that are to be had: on what refers, and on tables that move, for who goes through them. */
-  async #lock(candidates: ReadonlySet<number>): Promise<void> {
+  /** The locks that are to be had: on tables that move, for who goes through them, and on what refers. */
+  async #lock({ groups }: LiveBatch, candidates: ReadonlySet<number>): Promise<void> {
     const { clusters } = this.#volume;
     const { sources, slots } = this.#moves;
     for (const move of candidates) {
       const isTable = clusters.kind(sources[move]!) === Kind.l2Table;
       if (isTable && !(await this.#take(sources[move]!))) this.#blocked.add(move);
     }
-    for (const group of [...groupSlots(this.#volume, this.#moves, (cluster) => cluster)]) {
-      const { cluster } = group;
-      const wanted = [...slotsOf(group)].filter((i) => candidates.has(slots.moves[i]!));
+    for (const [cluster, named] of groups) {
+      const wanted = named.filter((i) => candidates.has(slots.moves[i]!));
       if (wanted.length === 0 || !HOLD_ENTRIES.has(clusters.kind(cluster))) continue;
       if (await this.#take(cluster))
         this.#groups.push({ cluster, start: 0, bytes: new Uint8Array(0), live: [], slots: wanted });

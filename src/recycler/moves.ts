@@ -62,6 +62,7 @@ export class Moves implements Relocation {
   #held = new Set<number>();
   /** Moves of tables of several clusters -> all moves of that table. */
   readonly #units = new Map<number, number[]>();
+  #referring: ReadonlyMap<number, readonly number[]> | null = null;
 
   /** `sources` ascending, each cluster at most once in either array and in none of both (C20). */
   constructor(
@@ -108,10 +109,6 @@ export class Moves implements Relocation {
     this.#held = new Set(indices);
   }
 
-  get areHeld(): boolean {
-    return this.#held.size > 0;
-  }
-
   /** Index of the move of `cluster`, or -1 where it does not move or its move was cancelled. */
   find(cluster: number): number {
     const index = indexIn(this.sources, cluster);
@@ -135,16 +132,29 @@ export class Moves implements Relocation {
 
   /** The move, and all moves of tables whose copies name its destination, directly or not. */
   withDependants(index: number, clusterBytes: number): Set<number> {
+    this.#referring ??= this.#findReferring(clusterBytes);
     const found = new Set(this.unitOf(index));
-    const { offsets, moves } = this.slots;
-    for (let before = 0; found.size !== before;) {
-      before = found.size;
-      for (let i = 0; i < offsets.length; i++) {
-        const table = found.has(moves[i]!) ? this.find(Math.floor(offsets[i]! / clusterBytes)) : -1;
-        if (table >= 0) for (const k of this.unitOf(table)) found.add(k);
+    // What is added on the way is visited too.
+    for (const move of found) {
+      for (const table of this.#referring.get(move) ?? []) {
+        if (this.state(table) !== MoveState.cancelled) for (const k of this.unitOf(table)) found.add(k);
       }
     }
     return found;
+  }
+
+  /** Of moves that slots in moving tables name: the moves of these tables. Clients cancel often, mostly data. */
+  #findReferring(clusterBytes: number): Map<number, number[]> {
+    const referring = new Map<number, number[]>();
+    const { offsets, moves } = this.slots;
+    for (let i = 0; i < offsets.length; i++) {
+      const table = indexIn(this.sources, Math.floor(offsets[i]! / clusterBytes));
+      if (table < 0) continue;
+      const found = referring.get(moves[i]!);
+      if (found === undefined) referring.set(moves[i]!, [table]);
+      else if (found.at(-1) !== table) found.push(table);
+    }
+    return referring;
   }
 
   destinationOf(cluster: number): number {

@@ -9,7 +9,8 @@ import { BarrierQueue } from './barrier-queue.js';
 import { copyMoves } from './copier.js';
 import { type EraseStep, eraseJunk, range } from './eraser.js';
 import type { LiveTables } from './live-tables.js';
-import { LiveUpdater } from './live-updater.js';
+import { type LiveBatch, batchesOf } from './live-batches.js';
+import { type LiveOptions, LiveUpdater } from './live-updater.js';
 import { Mutex, RangeLocks } from './locks.js';
 import { MoveState, type Moves, assertMayMove } from './moves.js';
 import { updateSlots } from './reference-updater.js';
@@ -129,7 +130,7 @@ export class Recycler {
       }
       await this.writeCounts();
       const { onCopied = () => undefined, mayCopy } = this.#events;
-      await copyMoves(this.volume, this.locks, moves, { onCopied, mayCopy });
+      await copyMoves(this.volume, this.locks, moves, { onCopied, mayCopy, hasClients: this.#live !== null });
     } catch (error) {
       this.cancelAll();
       throw error;
@@ -262,15 +263,11 @@ export class Recycler {
     for (const cluster of clusters) this.#setCount(cluster, 0);
   }
 
-  /**
-   * Flushed -> Referenced: rewrites every slot that names a source. Answers the number of references (C42). `tooLate`: until
-   * it is settled tables that clients are in are waited for; without it not at all.
-   */
-  async updateReferences(tooLate: Promise<void> | null = null): Promise<number> {
+  /** Flushed -> Referenced: rewrites every slot that names a source. Answers the number of references (C42). */
+  async updateReferences(): Promise<number> {
     return this.#flushing.run(async () => {
       this.#requireWorking();
       const moves = this.#current();
-      if (this.#live !== null) return this.#updateBesideClients(moves, this.#live, tooLate);
       let result;
       try {
         result = await updateSlots(this.volume, this.locks, moves, this.#placeOf);
@@ -287,27 +284,30 @@ export class Recycler {
     });
   }
 
-  async #updateBesideClients(moves: Moves, live: LiveTables, tooLate: Promise<void> | null) {
-    let updated: readonly number[] = [];
-    try {
-      const { blocked, stale } = await new LiveUpdater(this.volume, this.locks, moves, live, tooLate).run({
-        begins: (certain) => moves.hold(certain),
-        commit: (written) => {
+  /** Flushed moves in parts that `updateLive` takes one after the other, `mostTables` each where one move has no more. */
+  liveBatches(mostTables: number): LiveBatch[] {
+    return batchesOf(this.volume, this.#current(), mostTables);
+  }
+
+  /** The same beside clients, of those in `batch` that are flushed still. */
+  async updateLive(batch: LiveBatch, { tooLate, givesUp }: LiveOptions): Promise<number> {
+    return this.#flushing.run(async () => {
+      this.#requireWorking();
+      const moves = this.#current();
+      const updater = new LiveUpdater(this.volume, this.locks, moves, this.#live!, tooLate);
+      let updated: readonly number[] = [];
+      try {
+        const { blocked, stale } = await updater.run(batch, (written) => {
           updated = written;
           for (const i of written) this.#reference(moves, i);
-        },
-      });
-      for (const i of stale) this.cancel(moves.sources[i]!);
-      if (blocked.size > 0 && ++this.#blockedCalls > BLOCKED_RETRIES) {
-        for (const i of blocked) this.cancel(moves.sources[i]!);
+        });
+        for (const i of givesUp ? [...stale, ...blocked] : stale) this.cancel(moves.sources[i]!);
+      } catch (error) {
+        // Before the first write nothing has happened; later, every state on disk is valid, but none is certain (I2).
+        throw updater.hasBegun ? this.fail(error) : error;
       }
-    } catch (error) {
-      // Before the first write nothing has happened; later, every state on disk is valid, but none is certain (I2).
-      throw moves.areHeld ? this.fail(error) : error;
-    } finally {
-      moves.hold([]);
-    }
-    return this.#countReferences(moves, [...updated]);
+      return this.#countReferences(moves, [...updated]);
+    });
   }
 
   #countReferences(moves: Moves, updated: number[]): number {

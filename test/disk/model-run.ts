@@ -106,8 +106,8 @@ export interface ModelOptions {
   image?: DiskImage;
   mix?: Partial<Mix>;
   cacheBytes?: number;
-  /** The recycler works beside the clients, with the smallest thresholds. */
-  isHot?: boolean;
+  /** The recycler works beside the clients, with the smallest thresholds: asked to again and again, or on its own. */
+  hot?: 'asked' | 'alone';
 }
 
 /** A pool or none, compaction of any junk, in rounds of a few clusters. */
@@ -136,18 +136,23 @@ export async function compactUntil(disk: Qcow2Disk, isOver: () => boolean): Prom
 export async function modelRun(
   seed: number,
   operations: number,
-  { image: given, mix: wanted = {}, cacheBytes, isHot = false }: ModelOptions = {},
+  { image: given, mix: wanted = {}, cacheBytes, hot }: ModelOptions = {},
 ): Promise<number> {
   const random = new Random(seed);
   const { bytes, description, base } = given ?? diskImage(seed);
-  const mix: Mix = { clients: random.between(1, 6), mostBytes: random.pick([2000, 8000, 30_000]), ...wanted };
+  const mix: Mix = {
+    clients: random.between(1, 6),
+    mostBytes: random.pick([600, 600, 2000, 8000, 30_000]),
+    ...wanted,
+  };
   const options: DeviceDiskOptions = {
     fillBytes: random.pick([1, 4, 20]) * 512,
     cacheBytes: cacheBytes ?? random.pick([0, 4000, 1 << 20]),
     findBacking: findIn(base),
-    ...(isHot && hotOptions(random, seed)),
+    ...(hot !== undefined && hotOptions(random, seed)),
+    ...(hot === 'alone' && { compactAfterBytes: 1 }),
   };
-  const what = `seed ${seed}: ${JSON.stringify({ ...mix, ...options, isHot })} ${description}`;
+  const what = `seed ${seed}: ${JSON.stringify({ ...mix, ...options, hot })} ${description}`;
   try {
     const memory = new MemoryDevice(bytes, { canPunch: random.chance(0.5) });
     const snapshots = readSnapshots(bytes);
@@ -155,14 +160,12 @@ export async function modelRun(
     const clients = new Clients(disk, await contentOf(bytes, base), seed, mix);
     for (let part = 0; part < 4; part++) {
       let isOver = false;
-      const compacting = isHot ? compactUntil(disk, () => isOver) : null;
+      const compacting = hot === 'asked' ? compactUntil(disk, () => isOver) : null;
       await clients.run(operations / 4).finally(() => (isOver = true));
       await compacting;
       await disk.flush();
-      if (isHot) {
-        await disk.compactNow();
-        await untilAtRest(disk, options.clock!);
-      }
+      if (hot === 'asked') await disk.compactNow();
+      if (hot !== undefined) await untilAtRest(disk, options.clock!);
       // A count that came down with the last barrier may still have to be written.
       await disk.recycler!.writeCounts();
       await assertInSync(disk.recycler!.volume);

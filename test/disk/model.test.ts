@@ -5,7 +5,7 @@ import { modelRun } from './model-run.js';
 
 const SEED = Number(process.env.SEED ?? 1);
 const OPERATIONS = Number(process.env.OPERATIONS ?? 100_000);
-const PER_IMAGE = 500;
+const PER_IMAGE = 1000;
 
 test(`several clients at a time see what they wrote, seeds from ${SEED}`, { timeout: 240_000 }, async () => {
   let operations = 0;

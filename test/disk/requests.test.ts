@@ -53,7 +53,7 @@ async function rigOf(builder: ImageBuilder, options: DeviceDiskOptions = {}): Pr
 const filled = (byte: number, lengthBytes = SECTOR) => new Uint8Array(lengthBytes).fill(byte);
 
 describe('writes in place', () => {
-  test('of neighbours in one cluster do not wait for each other', async () => {
+  test('C64: of neighbours in one cluster do not wait for each other', async () => {
     const { gate, disk, at } = await rigOf(small().write(3));
     const shut = gate.shut('write', at('data active:3'), SECTOR);
     const first = disk.write(filled(1), 3 * CLUSTER);
@@ -136,7 +136,7 @@ describe('a discard', () => {
     await writing;
   });
 
-  test('frees its cluster at the barrier behind its entry, not before', async () => {
+  test('C62: frees its cluster at the barrier behind its entry, not before', async () => {
     const { gate, disk, at } = await rigOf(small().write(3).write(4));
     const { map } = disk.recycler!;
     const cluster = at('data active:3') / CLUSTER;
@@ -199,7 +199,7 @@ describe('a move of the recycler', () => {
     expect(rig.disk.recycler!.moveState(source)).toBe(MoveState.copying);
   });
 
-  test('makes a write wait for the copy at hand, and a read not', async () => {
+  test('C67: makes a write wait for the copy at hand, and a read not', async () => {
     const rig = await rigOf(junky());
     const { destination } = await moving(rig);
     const shut = rig.gate.shut('write', destination * CLUSTER, CLUSTER);
@@ -215,7 +215,7 @@ describe('a move of the recycler', () => {
   });
 });
 
-test('a hundred writes at a time get a hundred places', async () => {
+test('C13: a hundred writes at a time get a hundred places', async () => {
   const { memory, disk } = await rigOf(small(), { fillBytes: CLUSTER });
   const writes = [...Array(64).keys()].flatMap((cluster) => [
     disk.write(filled(cluster + 1), cluster * CLUSTER),

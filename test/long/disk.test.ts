@@ -23,7 +23,9 @@ test(`clients of live disks, seeds from ${SEED}`, { timeout }, async () => {
 });
 
 test(`clients of live disks while clusters move, seeds from ${SEED}`, { timeout }, async () => {
-  console.log(await whileThereIsTime((seed) => modelRun(seed, 2000, { isHot: true })));
+  console.log(
+    await whileThereIsTime((seed) => modelRun(seed, 2000, { hot: seed % 2 === 0 ? 'asked' : 'alone' })),
+  );
 });
 
 test(`crashes of live disks, seeds from ${SEED}`, { timeout }, async () => {

@@ -316,7 +316,10 @@ describe('copies', () => {
     const moves = await movesFor(rig, [[20, 6]]);
     rig.volume.map.transition(moves.destinations, State.junk, State.copy);
     const gate = rig.gate.shut('write');
-    const copying = copyMoves(rig.volume, rig.recycler.locks, moves, { onCopied: () => undefined });
+    const copying = copyMoves(rig.volume, rig.recycler.locks, moves, {
+      onCopied: () => undefined,
+      hasClients: false,
+    });
     await gate.arrived;
     rig.volume.map.transition([6], State.copy, State.junk);
     gate.open();

@@ -36,7 +36,7 @@ describe('range locks', () => {
     expect(locks.heldCount).toBe(0);
   });
 
-  test('a waiting writer is not overtaken by readers that come later', async () => {
+  test('C66: a waiting writer is not overtaken by readers that come later', async () => {
     const locks = new RangeLocks();
     const first = await locks.shared(1, 1);
     const order: string[] = [];

@@ -34,6 +34,8 @@ export class Background {
   readonly #context: BackgroundContext;
   readonly #compactAfter: number | null;
   readonly #begin: () => Promise<void>;
+  /** Waits for its turn beside the clients; false: the work is to end. */
+  readonly #mayWrite: (bytes: number) => Promise<boolean>;
   readonly #rounds: LiveRounds;
   readonly #end: FileEnd;
   readonly #delayed: DelayedFlusher;
@@ -61,12 +63,11 @@ export class Background {
     this.#rounds = new LiveRounds(context);
     this.#end = new FileEnd(context);
     this.#delayed = new DelayedFlusher(context.clock, () => this.#flush());
-    context.recycler.attach(context.tables, {
-      mayCopy: async (bytes) => {
-        await throttle.pass(bytes, () => this.#isStopping);
-        return !this.#isStopping;
-      },
-    });
+    this.#mayWrite = async (bytes) => {
+      await throttle.pass(bytes, () => this.#isStopping);
+      return !this.#isStopping;
+    };
+    context.recycler.attach(context.tables, { mayCopy: this.#mayWrite });
   }
 
   /** The last failure; null where all that was tried since has succeeded. */
@@ -226,8 +227,10 @@ export class Background {
 
   async #do(decision: Decision): Promise<void> {
     const { recycler, allocator, keepErased } = this.#context;
-    if (decision === 'erase') await allocator.refill(amountToErase(recycler.map, keepErased));
-    else if (decision === 'update references') await this.#rounds.updateReferences();
+    if (decision === 'erase') {
+      const amount = Math.min(allocator.clustersPerFill, amountToErase(recycler.map, keepErased));
+      if (await this.#mayWrite(amount * recycler.volume.clusterBytes)) await allocator.refill(amount);
+    } else if (decision === 'update references') await this.#rounds.updateReferences();
     else if (decision === 'compact') await this.#compactStep();
     else await this.#shorten();
   }
@@ -267,17 +270,28 @@ export class Background {
     try {
       await this.#context.flusher.flush();
     } catch (error) {
-      this.#failed(error);
+      this.#note(error);
+      // Not beside a copy that is under way: what it writes to would be free at once.
+      await this.#turn.run(() => Promise.resolve(this.#giveUp()));
     }
   }
 
-  /** Kept for who asks; what is under way is given up, and the next try comes later (C58). */
+  /** Within a turn. */
   #failed(error: unknown): void {
-    const { recycler, clock } = this.#context;
+    this.#note(error);
+    this.#giveUp();
+  }
+
+  /** Kept for who asks; the next try comes later (C58). */
+  #note(error: unknown): void {
     this.failures++;
     this.#failure = error instanceof Error ? error : new Error(String(error));
-    if (recycler.failure === null) this.#rounds.forget();
+    this.#pausedUntil = this.#context.clock.now() + PAUSE_SECONDS;
+  }
+
+  /** What is under way is not gone on with. Within a turn. */
+  #giveUp(): void {
+    if (this.#context.recycler.failure === null) this.#rounds.forget();
     this.#isCompacting = false;
-    this.#pausedUntil = clock.now() + PAUSE_SECONDS;
   }
 }

@@ -58,6 +58,8 @@ export class FileEnd {
       if (this.#wantedClusters - 1 > first) return false;
       for (let cluster = first; cluster < map.clusterCount; cluster++)
         if (cluster !== block && !map.is(cluster, State.junk)) return false;
+      // A failure of these leaves the table as it is.
+      await recycler.writeCounts();
       try {
         const goal = {
           ...goalFor(recycler.volume, 0),

@@ -10,9 +10,14 @@ import { PlannedRounds } from './planned-rounds.js';
 
 /** Moves of one plan, whose slots are collected in one pass over the tables. */
 const MOST_MOVES = 1 << 16;
+/** Of one round, where clusters are small: it is planned and given up in one turn of the event loop. */
+const MOST_IN_ROUND = 1 << 13;
 
 /** Plans that came to nothing, since clients changed all that was to move. */
 const MOST_IN_VAIN = 3;
+
+/** Tables that are locked at a time while references are written: clients, flushes among them, wait for no more. */
+const MOST_TABLES = 64;
 
 /** Between looks at tables that clients are in: seconds, longer each time. */
 const RETRY_SECONDS = [0.001, 0.004, 0.016];
@@ -60,7 +65,7 @@ export class LiveRounds {
     const plan = planLive(volume, MOST_MOVES);
     if (plan === null) return false;
     this.#updatedBefore = recycler.referencesUpdated;
-    const perRound = Math.max(1, Math.floor(roundBytes / volume.clusterBytes));
+    const perRound = Math.min(MOST_IN_ROUND, Math.max(1, Math.floor(roundBytes / volume.clusterBytes)));
     this.#planned = await PlannedRounds.collect(volume, tables, plan, perRound);
     return true;
   }
@@ -90,11 +95,14 @@ export class LiveRounds {
   async updateReferences(): Promise<void> {
     const { recycler, flusher, clock } = this.#context;
     for (let tries = 0; recycler.hasMoves(MoveState.flushed); tries++) {
-      if (tries > 0) await clock.sleep(RETRY_SECONDS[Math.min(tries, RETRY_SECONDS.length) - 1]!);
+      if (tries > 0) await clock.sleep(RETRY_SECONDS[tries - 1]!);
       const isPatient = tries + 1 >= RETRY_SECONDS.length;
-      await flusher.between(() =>
-        recycler.updateReferences(isPatient ? clock.sleep(PATIENCE_SECONDS) : null),
-      );
+      const givesUp = tries === RETRY_SECONDS.length;
+      for (const batch of recycler.liveBatches(MOST_TABLES)) {
+        await flusher.between(() =>
+          recycler.updateLive(batch, { tooLate: isPatient ? clock.sleep(PATIENCE_SECONDS) : null, givesUp }),
+        );
+      }
     }
   }
 
