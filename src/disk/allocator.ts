@@ -156,22 +156,20 @@ export class Allocator {
     this.#giveBack(this.#available().filter((available) => available >= cluster));
   }
 
+  /** Ascending. */
   #available(): number[] {
     const { map } = this.#recycler;
-    const available: number[] = [];
-    if (map.countOf(State.available) === 0) return available;
-    for (let cluster = 0; cluster < map.clusterCount; cluster++) {
-      if (map.is(cluster, State.available)) available.push(cluster);
-    }
-    return available;
+    const pooled = this.#pool.flatMap(({ first, count }) => range(first, count));
+    return pooled.filter((cluster) => map.is(cluster, State.available)).sort((a, b) => a - b);
   }
 
   #giveBack(clusters: number[]): void {
     if (clusters.length === 0) return;
     this.#recycler.map.transition(clusters, State.available, State.held);
     this.#recycler.giveBack(clusters);
+    const left = this.#available();
     this.#pool = [];
     this.#pooled = 0;
-    this.#add(this.#available());
+    this.#add(left);
   }
 }

@@ -133,7 +133,7 @@ describe('C57', () => {
       const what = `seed ${seed}: ${description}`;
       expect(rig.disk.failure, what).toBeNull();
       expect(unfinishedMoves, what).toBe(false);
-      expect(planLive(volume, 1), what).toBeNull();
+      expect(await planLive(volume, 1), what).toBeNull();
       expect(map.clusterCount, what).toBe(map.lastCluster + 1);
       expect(inspect(rig.memory.bytes()).corruptions, what).toEqual([]);
       expect(Buffer.compare(await contentOf(rig.memory.bytes(), base), content), what).toBe(0);

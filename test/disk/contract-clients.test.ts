@@ -93,6 +93,19 @@ test('C12: what is chosen is held at once; nobody moves, erases or cuts it off',
   expect(rig.memory.lengthBytes).toBeGreaterThan(Math.max(...held) * CLUSTER);
 });
 
+test('C13: while somebody truncates or grows the file nobody gets a cluster, were there ever so many', async () => {
+  const { rig, allocator } = await allocatorOn(6, 6);
+  await allocator.allocate(1);
+  let open: () => void = () => undefined;
+  const holding = rig.recycler.metadata.run(() => new Promise<void>((resolve) => (open = resolve)));
+  const allocating = allocator.allocate(2);
+  expect(await isPending(allocating)).toBe(true);
+  expect(clustersIn(rig, State.held)).toHaveLength(1);
+  open();
+  await Promise.all([holding, allocating]);
+  expect(clustersIn(rig, State.held)).toHaveLength(3);
+});
+
 describe('C14', () => {
   test.each(['write', 'read'] as const)(
     'a request whose %s fails before it refers to its clusters gives them back',

@@ -206,3 +206,46 @@ test('C35: a guest that is in its table all the time does not keep all where it 
   await Promise.all(guests);
   await rig.expectSound();
 });
+
+test('C41: what a flush writes to a table after it was copied is not lost, though the table was ahead before', async () => {
+  const arrange = inOrder('refcount', 'L1', 'data', 'junk', 'L2');
+  const rig = await rigOf(small().writeRange(0, 20).layout({ gap: 4, arrange }));
+  const table = rig.where('L2 active:0');
+  await rig.disk.read(new Uint8Array(512), 0);
+  // The tables are read for the plan; meanwhile a client makes the one in memory be ahead of the disk.
+  const planning = rig.gate.shut('read', table * CLUSTER, CLUSTER);
+  const compacting = rig.disk.compactNow();
+  await planning.arrived;
+  await rig.write(30, 0x30);
+  // The table is copied, and a flush writes what it was ahead before the barrier behind the copy is done.
+  const copied = rig.gate.shut('flush');
+  planning.open();
+  await copied.arrived;
+  expect(rig.recycler.moveState(table)).toBe(MoveState.copied);
+  const flushing = rig.disk.flush();
+  await isPending(flushing);
+  copied.open();
+  await Promise.all([compacting, flushing]);
+  await rig.expectSound();
+});
+
+test('C63: a part of a cluster that was zeroes, which waited for a table, goes where its cluster is now', async () => {
+  const arrange = inOrder('refcount', 'L1', 'L2', 'data');
+  const rig = await rigOf(small().writeRange(0, 20).layout({ arrange }));
+  const zeroes = rig.content.slice(19 * CLUSTER, 20 * CLUSTER).fill(0);
+  await rig.disk.writeZeroes(19 * CLUSTER, CLUSTER, { mayUnmap: false });
+  rig.content.set(zeroes, 19 * CLUSTER);
+  await rig.discard(0, 1);
+  // The references of the round are being written: the table is locked, and names another place afterwards.
+  const pointing = rig.gate.shut('write', rig.where('L2 active:0') * CLUSTER, CLUSTER);
+  const compacting = rig.disk.compactNow();
+  await pointing.arrived;
+  const part = new Uint8Array(512).fill(0x19);
+  rig.content.set(part, 19 * CLUSTER + 1024);
+  const writing = rig.disk.write(part, 19 * CLUSTER + 1024);
+  expect(await isPending(writing)).toBe(true);
+  pointing.open();
+  await Promise.all([writing, compacting]);
+  expect(rig.recycler.referencesUpdated).toBeGreaterThan(0);
+  await rig.expectSound();
+});

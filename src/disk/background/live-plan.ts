@@ -3,6 +3,7 @@
  * neighbours. Kinds take turns, so that no table is copied in the round in which what it names moves. Tables of several
  * clusters stay where they are, and so do compressed extents and what a live table may not let go of yet.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Kind } from '../../image/host-clusters.js';
 import { State } from '../../recycler/cluster-map.js';
 import type { Volume } from '../../recycler/volume.js';
@@ -14,6 +15,9 @@ const TURNS: readonly (readonly Kind[])[] = [
   [Kind.refcountBlock],
 ];
 
+/** Clusters that are looked at in one turn of the event loop: some milliseconds. */
+const CLUSTERS_IN_TURN = 1 << 18;
+
 export interface LivePlan {
   kinds: readonly Kind[];
   /** Ascending, as the destinations are. */
@@ -21,23 +25,34 @@ export interface LivePlan {
   destinations: Uint32Array;
 }
 
-/** At most `mostMoves`, those from the file's end; null where nothing can go nearer to its front. */
-export function planLive(volume: Volume, mostMoves: number): LivePlan | null {
+/**
+ * At most `mostMoves`, those from the file's end; null where nothing can go nearer to its front. Clients get in between: what
+ * they change meanwhile has to be looked at again.
+ */
+export async function planLive(volume: Volume, mostMoves: number): Promise<LivePlan | null> {
   for (const kinds of TURNS) {
-    const plan = planKinds(volume, kinds, mostMoves);
+    const plan = await planKinds(volume, kinds, mostMoves);
     if (plan !== null) return plan;
   }
   return null;
 }
 
-function planKinds(volume: Volume, kinds: readonly Kind[], mostMoves: number): LivePlan | null {
+async function planKinds(
+  volume: Volume,
+  kinds: readonly Kind[],
+  mostMoves: number,
+): Promise<LivePlan | null> {
   const sources: number[] = [];
   const destinations: number[] = [];
   let hole = 0;
+  let looked = 0;
   for (let source = volume.map.clusterCount - 1; source > hole && sources.length < mostMoves; source--) {
+    if (++looked % CLUSTERS_IN_TURN === 0) await nextTurn();
     if (!mayMove(volume, kinds, source)) continue;
-    do hole++;
-    while (hole < source && !isHole(volume, hole));
+    do {
+      hole++;
+      if (++looked % CLUSTERS_IN_TURN === 0) await nextTurn();
+    } while (hole < source && !isHole(volume, hole));
     if (hole >= source) break;
     sources.push(source);
     destinations.push(hole);

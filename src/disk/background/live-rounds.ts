@@ -62,7 +62,7 @@ export class LiveRounds {
   async #plan(): Promise<boolean> {
     const { recycler, tables, roundBytes } = this.#context;
     const { volume } = recycler;
-    const plan = planLive(volume, MOST_MOVES);
+    const plan = await planLive(volume, MOST_MOVES);
     if (plan === null) return false;
     this.#updatedBefore = recycler.referencesUpdated;
     const perRound = Math.min(MOST_IN_ROUND, Math.max(1, Math.floor(roundBytes / volume.clusterBytes)));
