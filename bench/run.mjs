@@ -92,9 +92,11 @@ function writeJson(document) {
 }
 
 function requirePrograms() {
-  const missing = ['qemu-img', 'qemu-io']
-    .filter((program) => !isInstalled(program))
-    .map((program) => `${program} is missing; on Debian: apt-get install qemu-utils`);
+  const packages = { 'qemu-img': 'qemu-utils', 'qemu-io': 'qemu-utils' };
+  if (options.cases.includes('serve')) packages.fio = 'fio';
+  const missing = Object.entries(packages)
+    .filter(([program]) => !isInstalled(program))
+    .map(([program, name]) => `${program} is missing; on Debian: apt-get install ${name}`);
   refuse([...missing, ...whatIsMissing(options.fileSystems)]);
 }
 

@@ -27,12 +27,24 @@ import { makeHole } from './zeroes.js';
 const PIECE_BYTES = 1 << 20;
 const WORKERS = 4;
 
+/** Beside clients, whose requests need the same threads and processors. */
+const LIVE_PIECE_BYTES = 256 << 10;
+const LIVE_WORKERS = 1;
+
 export interface CopyHooks {
   onCopied: (bytes: number) => void;
   /** Awaited before the locks of a piece; false: its moves stay in state copying. */
   mayCopy?: ((bytes: number) => Promise<boolean>) | undefined;
   /** What lies where may change until a piece is locked: then holes are looked for in each piece, under its lock. */
   hasClients: boolean;
+}
+
+function clustersPerPiece({ hasClients }: CopyHooks, clusterBytes: number): number {
+  return Math.max(1, Math.floor((hasClients ? LIVE_PIECE_BYTES : PIECE_BYTES) / clusterBytes));
+}
+
+function workersFor({ hasClients }: CopyHooks): number {
+  return hasClients ? LIVE_WORKERS : WORKERS;
 }
 
 /** Copies every move in state copying. The first failure ends it; the caller cancels what is unfinished (C27). */
@@ -43,7 +55,7 @@ export async function copyMoves(
   hooks: CopyHooks,
 ): Promise<void> {
   const { clusters, clusterBytes } = volume;
-  const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
+  const perPiece = clustersPerPiece(hooks, clusterBytes);
   const kindOf = (source: number) => clusters.kind(source);
 
   await copyContents(volume, locks, moves, Kind.data, volume.transfer, hooks);
@@ -51,7 +63,7 @@ export async function copyMoves(
   await copyContents(volume, locks, moves, Kind.bitmapData, AS_IT_IS, hooks);
 
   const l2Pieces = moves.extents(perPiece, (source) => kindOf(source) === Kind.l2Table);
-  await inParallel(l2Pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
+  await inParallel(l2Pieces, workersFor(hooks), perPiece * clusterBytes, (extent, buffer) =>
     copyExtent(volume, locks, moves, extent, hooks, async (from, to, length) => {
       const bytes = buffer.subarray(0, length);
       await volume.device.read(bytes, from);
@@ -87,7 +99,7 @@ async function copyContents(
   hooks: CopyHooks,
 ): Promise<void> {
   const { clusters, clusterBytes, device } = volume;
-  const perPiece = Math.max(1, Math.floor(PIECE_BYTES / clusterBytes));
+  const perPiece = clustersPerPiece(hooks, clusterBytes);
   const pieces = [...moves.extents(perPiece, (source) => clusters.kind(source) === kind)];
   // What the host shares may be a hole as well, and stays one.
   const mayShare = volume.mayShare(transfer);
@@ -96,7 +108,7 @@ async function copyContents(
     transfer.keepsHoles ? new SourceData(device, stretchesOf(sources, clusterBytes)) : EVERYTHING;
   // Asked before the first write, where it is known that it will be needed.
   if (!mayShare && !hooks.hasClients) known = findData(pieces);
-  await inParallel(pieces, WORKERS, perPiece * clusterBytes, (extent, buffer) =>
+  await inParallel(pieces, workersFor(hooks), perPiece * clusterBytes, (extent, buffer) =>
     copyExtent(volume, locks, moves, extent, hooks, async (from, to, length) => {
       if (mayShare && (await device.share(from, to, length))) return;
       if (!hooks.hasClients) known ??= findData(pieces);

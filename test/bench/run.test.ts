@@ -35,10 +35,8 @@ test('every case is measured, judged and written down', { timeout: 180_000 }, as
     'metadata',
     'small',
     'many',
-    'serve read',
-    'serve write',
-    'serve 4k read',
-    'serve 4k write',
+    ...['serve read', 'serve read, compacting', 'serve write', 'serve write, compacting'],
+    ...['serve 4k read', 'serve 4k read, compacting', 'serve 4k write', 'serve 4k write, compacting'],
     'version',
   ];
   expect(names.filter((name) => !name.startsWith('many --jobs'))).toEqual(expected);

@@ -161,6 +161,30 @@ describe('references of a round that many tables have', () => {
   });
 });
 
+test('copies are made one at a time and little by little, so that requests get threads and processors', async () => {
+  const LARGE = 65536;
+  const bytes = image({ clusterBits: 16, virtualSize: 100 * LARGE, seed: 1 })
+    .writeRange(0, 60)
+    .build();
+  const memory = new MemoryDevice(bytes);
+  const gate = new GateDevice(memory);
+  const disk = await Qcow2Disk.on(gate, { clock: new FakeClock() });
+  await disk.discard(0, 30 * LARGE);
+  await disk.flush();
+  const write = gate.write.bind(gate);
+  let [underWay, most, longest] = [0, 0, 0];
+  gate.write = async (source, offset) => {
+    most = Math.max(most, ++underWay);
+    longest = Math.max(longest, source.length);
+    await write(source, offset).finally(() => underWay--);
+  };
+  await disk.compactNow();
+  expect(disk.recycler!.clustersMoved).toBe(30);
+  expect(most).toBe(1);
+  expect(longest).toBe(256 << 10);
+  await disk.close();
+});
+
 describe('the pool', () => {
   test('is filled a little at a time: a write waits for one filling at most', async () => {
     const { bytes, where } = image({ clusterBits: 12, virtualSize: 400 * CLUSTER, seed: 1 })

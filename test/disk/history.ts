@@ -9,7 +9,7 @@ const SECTOR = 512;
 
 interface Version {
   bytes: Uint8Array;
-  /** Length of the device's log when the request began. */
+  /** Barriers in the device's log when the request began: what stands between two is put in order anew by the second. */
   begunAt: number;
   /** When it ended, counted in events of the clients. */
   ended: number;
@@ -17,7 +17,7 @@ interface Version {
 
 interface Flush {
   begun: number;
-  /** Length of the device's log when it was answered. */
+  /** Barriers in the device's log when it was answered. */
   endedAt: number;
 }
 
@@ -36,6 +36,7 @@ export class History implements Listener {
 
   begins(offset: number, after: Uint8Array): Version[] {
     const begun: Version[] = [];
+    const begunAt = this.#barriers();
     const end = offset + after.length;
     for (let sector = Math.floor(offset / SECTOR); sector * SECTOR < end; sector++) {
       const versions = this.#versions[sector]!;
@@ -43,7 +44,7 @@ export class History implements Listener {
       const start = sector * SECTOR;
       const from = Math.max(offset, start);
       bytes.set(after.subarray(from - offset, Math.min(end, start + SECTOR) - offset), from - start);
-      const version = { bytes, begunAt: this.#log.length, ended: Infinity };
+      const version = { bytes, begunAt, ended: Infinity };
       versions.push(version);
       begun.push(version);
     }
@@ -62,7 +63,7 @@ export class History implements Listener {
   }
 
   flushEnds(begun: unknown, error: unknown): void {
-    if (error === null) this.#flushes.push({ begun: begun as number, endedAt: this.#log.length });
+    if (error === null) this.#flushes.push({ begun: begun as number, endedAt: this.#barriers() });
   }
 
   /** The same of a disk that is not cut off: only what failed may be there or not. `offset` is that of a sector. */
@@ -79,15 +80,25 @@ export class History implements Listener {
     return null;
   }
 
-  /** Says which sector of `content` holds what it cannot, after a crash before the operation `end` of the log; or null. */
+  /** In the first `end` operations of the log. */
+  #barriers(end = this.#log.length): number {
+    let barriers = 0;
+    for (let i = 0; i < end; i++) if (this.#log[i]!.kind === 'flush') barriers++;
+    return barriers;
+  }
+
+  /** Says which sector of `content` holds what it cannot, after a crash between the barriers around `end` of the log; or null. */
   flawOf(content: Uint8Array, end: number): string | null {
+    const barriers = this.#barriers(end);
     let flushed = 0;
-    for (const { begun, endedAt } of this.#flushes) if (endedAt <= end) flushed = Math.max(flushed, begun);
+    for (const { begun, endedAt } of this.#flushes)
+      if (endedAt <= barriers) flushed = Math.max(flushed, begun);
     for (const [sector, versions] of this.#versions.entries()) {
       const bytes = content.subarray(sector * SECTOR, (sector + 1) * SECTOR);
       const durable = versions.findLastIndex(({ ended }) => ended <= flushed);
       const isAllowed = versions.some(
-        (version, i) => i >= durable && version.begunAt <= end && Buffer.compare(version.bytes, bytes) === 0,
+        (version, i) =>
+          i >= durable && version.begunAt <= barriers && Buffer.compare(version.bytes, bytes) === 0,
       );
       if (isAllowed) continue;
       const older = versions.findIndex((version) => Buffer.compare(version.bytes, bytes) === 0);
