@@ -1,6 +1,7 @@
-/** Compressed clusters, as QEMU writes them: a raw deflate stream with a window of 4 KiB. */
+/** Compressed clusters, as QEMU writes them: a raw deflate stream with a window of 4 KiB, or frames of zstd. */
 import zlib from 'node:zlib';
 import { QcowError, hex } from '../errors.js';
+import { unzstd } from './zstd.js';
 
 const ZSTD = 1;
 /** Smaller clusters are unpacked sooner than a thread is asked to. */
@@ -16,15 +17,9 @@ export async function decompress(
   compressionType: number,
   place: number,
 ): Promise<Uint8Array> {
-  if (compressionType === ZSTD) {
-    throw new QcowError('UNSUPPORTED', 'a cluster is compressed with zstd, which a live disk does not read', {
-      where: `host offset ${hex(place)}`,
-      hint: '`qemu-img convert` makes an image without compressed clusters',
-    });
-  }
   let cluster: Uint8Array;
   try {
-    cluster = await inflate(extent, clusterBytes);
+    cluster = compressionType === ZSTD ? unzstd(extent, clusterBytes) : await inflate(extent, clusterBytes);
   } catch (error) {
     throw damaged(place, error);
   }

@@ -32,7 +32,7 @@ export function diskImage(seed: number): DiskImage {
       bitmaps: false,
       maxClusters,
     });
-    // What zstd has compressed is not read.
+    // What the builder takes for compressed by zstd is noise.
     if (description.includes('"compressionType":"zstd"') || description.includes('"virtualSize":0,'))
       continue;
     return { bytes, description, base: hasBackingFile ? baseOf(random, 200_000) : null };

@@ -63,20 +63,6 @@ describe('a disk is refused', () => {
   });
 });
 
-test('a cluster that zstd has compressed is refused by name when it is read, and can be overwritten', async () => {
-  const bytes = image({ compressionType: 'zstd', headerLength: 112 }).compress(0).write(1).build();
-  const disk = await Qcow2Disk.on(new MemoryDevice(bytes));
-  const sector = new Uint8Array(512);
-  await expect(disk.read(sector, 0)).rejects.toMatchObject({
-    code: 'UNSUPPORTED',
-    message: expect.stringMatching(/zstd/) as string,
-  });
-  await disk.read(sector, 512);
-  await disk.write(sector.fill(7), 0);
-  await disk.read(sector.fill(0), 0);
-  expect(sector.every((byte) => byte === 7)).toBe(true);
-});
-
 describe('a backing file', () => {
   const base = directory.path('base.raw');
   fs.writeFileSync(base, new Uint8Array(4096).fill(3));

@@ -65,6 +65,7 @@ const LAYOUTS = {
   'version 2': 'cluster_size=4k,compat=0.10',
   'clusters of 2 MiB': 'cluster_size=2M',
   'extended L2 entries': 'cluster_size=64k,extended_l2=on',
+  'compression by zstd': 'cluster_size=64k,compression_type=zstd',
   'refcounts of 8 bits': 'cluster_size=4k,refcount_bits=8',
 } as const;
 
