@@ -67,6 +67,9 @@ function createProgram(): Command {
     .configureOutput({ outputError: () => undefined });
 }
 
+/** That a reader of a server's log has for its end: the server is not to wait for one who has stopped reading. */
+const LOG_MS = 1000;
+
 /** The request, or null where `--help` or `--version` was answered. Throws UsageError. */
 function readCommandLine(argv: string[]): Request | null {
   const program = createProgram();
@@ -116,9 +119,13 @@ async function main(argv: string[]): Promise<number> {
     process.stderr.write(`qcow-compact: ${printable(error.message)}\n`);
     status = error.exitStatus;
   }
-  return output.statusAfterFlush(status);
+  return output.statusAfterFlush(status, argv[0] === 'serve' ? LOG_MS : undefined);
 }
 
-void main(process.argv.slice(2)).then((status) => {
+const argv = process.argv.slice(2);
+void main(argv).then((status) => {
   process.exitCode = status;
+  // What nobody takes would be waited for, for ever.
+  if (argv[0] === 'serve' && process.stdout.writableLength + process.stderr.writableLength > 0)
+    process.exit();
 });

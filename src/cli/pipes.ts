@@ -1,8 +1,11 @@
 /** A reader that goes away (`| head`) must not stop a compaction half-way. */
 
 export interface OutputGuard {
-  /** Waits until stdout took everything; a report that could not be written is a failure (status 1). */
-  statusAfterFlush(status: number): Promise<number>;
+  /**
+   * Waits until stdout took everything, at most `mostMs`; a report that could not be written is a failure (status 1), one
+   * that nobody takes is not.
+   */
+  statusAfterFlush(status: number, mostMs?: number): Promise<number>;
 }
 
 export function survivePipes(): OutputGuard {
@@ -13,8 +16,11 @@ export function survivePipes(): OutputGuard {
   process.stderr.on('error', () => undefined);
 
   return {
-    async statusAfterFlush(status) {
-      await new Promise<void>((resolve) => process.stdout.write('', () => resolve()));
+    async statusAfterFlush(status, mostMs) {
+      await new Promise<void>((resolve) => {
+        process.stdout.write('', () => resolve());
+        if (mostMs !== undefined) setTimeout(resolve, mostMs).unref();
+      });
       if (lost === undefined) return status;
       process.stderr.write(`qcow-compact: cannot write the report to stdout: ${lost.code ?? lost.message}\n`);
       return status === 0 ? 1 : status;

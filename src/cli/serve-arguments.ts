@@ -153,6 +153,7 @@ function placeOf(raw: RawOptions, tls: TlsPaths | null): Place {
     throw new UsageError('where to listen is said by either `--socket PATH` or `--port N`');
   if (port !== undefined) {
     const number = parseCount('--port', port, 'at most 65535', 0);
+    if (bind === '') throw new UsageError('`--bind` must be an address; got nothing');
     if (number > MOST_PORT) throw new UsageError(`\`--port\` must be at most ${MOST_PORT}; got \`${port}\``);
     return { port: number, host: bind ?? (tls?.ca === undefined ? '127.0.0.1' : '::') };
   }

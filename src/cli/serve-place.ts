@@ -1,22 +1,91 @@
-/** Where to listen: a socket that a dead server left is in nobody's way, one that somebody listens on stays. */
+/**
+ * Where to listen: a socket that a dead server left is in nobody's way, one that somebody listens on stays. Of several servers
+ * that begin or end at one path, one at a time looks and acts: each holds a lock on the folder meanwhile.
+ */
 import fs from 'node:fs';
 import net from 'node:net';
+import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { lockFolder } from '../device/host-calls.js';
 import { errorCode, systemReason } from '../system-error.js';
 import { QcowError } from '../errors.js';
 import type { NbdServer, Place } from '../nbd/server.js';
 
-/** The port, or null where it is a socket of the file system. Throws QcowError. */
-export async function listenAt(server: NbdServer, place: Place): Promise<number | null> {
-  if ('socket' in place) await removeStale(place.socket);
+/** Others hold it for moments only. */
+const LOCK_TRIES = 250;
+const LOCK_EVERY_MS = 20;
+
+export interface Listening {
+  /** Null where it is a socket of the file system. */
+  port: number | null;
+  /** Takes no more clients; another server's socket that is at the path by now stays. */
+  leave: () => void;
+}
+
+/** Throws QcowError. */
+export async function listenAt(server: NbdServer, place: Place): Promise<Listening> {
+  if (!('socket' in place)) {
+    const where = `port ${place.port} of ${place.host}`;
+    return { port: await listen(server, place, where), leave: () => server.stopListening() };
+  }
+  const { socket } = place;
+  const unlock = await enterFolder(socket);
+  try {
+    await removeStale(socket);
+    await listen(server, place, socket);
+    const own = fs.lstatSync(socket);
+    return { port: null, leave: () => leaveSocket(server, socket, own) };
+  } finally {
+    unlock();
+  }
+}
+
+async function listen(server: NbdServer, place: Place, where: string): Promise<number | null> {
   try {
     return await server.listen(place);
   } catch (error) {
     if (errorCode(error) === undefined) throw error;
-    const where = 'socket' in place ? place.socket : `port ${place.port} of ${place.host}`;
-    throw new QcowError('CANNOT_LISTEN', `cannot listen on ${where}: ${systemReason(error)}`, {
-      cause: error,
-    });
+    throw cannotListen(where, systemReason(error), error);
   }
+}
+
+/** Where folders cannot be locked it goes without: the answer then does nothing. */
+async function enterFolder(socket: string): Promise<() => void> {
+  let fd: number;
+  try {
+    fd = fs.openSync(dirname(socket), 'r');
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') throw cannotListen(socket, 'its folder is missing', error);
+    return () => undefined;
+  }
+  for (let tries = 0; ; tries++) {
+    try {
+      await lockFolder(fd);
+      break;
+    } catch (error) {
+      if (errorCode(error) !== 'EAGAIN') break;
+      if (tries === LOCK_TRIES) {
+        fs.closeSync(fd);
+        throw cannotListen(socket, 'another program keeps its folder locked', error);
+      }
+      await sleep(LOCK_EVERY_MS);
+    }
+  }
+  return () => fs.closeSync(fd);
+}
+
+/** The host removes whatever is at the path: what is not our own is out of its way meanwhile. */
+function leaveSocket(server: NbdServer, path: string, own: fs.Stats): void {
+  const found = fs.lstatSync(path, { throwIfNoEntry: false });
+  if (found === undefined || (found.ino === own.ino && found.dev === own.dev)) return server.stopListening();
+  const aside = `${path}.${process.pid}`;
+  fs.linkSync(path, aside);
+  server.stopListening();
+  fs.renameSync(aside, path);
+}
+
+function cannotListen(where: string, reason: string, cause: unknown): QcowError {
+  return new QcowError('CANNOT_LISTEN', `cannot listen on ${where}: ${reason}`, { cause });
 }
 
 async function removeStale(path: string): Promise<void> {

@@ -1,9 +1,14 @@
 /** What a server says of itself: lines for people, or objects of JSON, one a line (docs/serve.md). */
+import type { Writable } from 'node:stream';
 import type { Traffic } from '../nbd/traffic.js';
 import type { Failure } from './outcome.js';
 import { printable } from './printable.js';
+import { ServeLog } from './serve-log.js';
 import { type StatusFacts, statusLines, trafficLine } from './serve-status.js';
-import { humanBytes } from './units.js';
+import { countOf, humanBytes } from './units.js';
+
+/** What is used of stdout and stderr. */
+type Stream = Pick<Writable, 'write' | 'writableLength'>;
 
 export interface Ready {
   path: string;
@@ -27,43 +32,47 @@ export interface ServeReport {
   failed(failure: Failure, path: string | null): void;
 }
 
-type Write = (text: string) => void;
-
 /** Of `--json`; errors go to stderr too, as with every command. */
-export function jsonReport(stdout: Write, stderr: Write): ServeReport {
-  const log = (event: string, facts: object): void =>
-    stdout(`${JSON.stringify({ event, time: new Date().toISOString(), ...facts })}\n`);
+export function jsonReport(stdout: Stream, stderr: Stream): ServeReport {
+  const line = (event: string, facts: object): string =>
+    `${JSON.stringify({ event, time: new Date().toISOString(), ...facts })}\n`;
+  const lines = new ServeLog(stdout, (count) => line('dropped', { events: count }));
+  const log = (event: string, facts: object): void => lines.write(line(event, facts));
+  const logVital = (event: string, facts: object): void => lines.write(line(event, facts), true);
   return {
-    ready: (facts) => log('ready', facts),
+    ready: (facts) => logVital('ready', facts),
     clients: (event, clients, problem) => log(event, { clients, ...(problem !== undefined && { problem }) }),
     failure: ({ code, message }) => log('failure', { code, message }),
     status: (facts) => log('status', facts),
-    stopping: () => log('stopping', {}),
-    stopped: (traffic) => log('stopped', totalsOf(traffic)),
+    stopping: () => logVital('stopping', {}),
+    stopped: (traffic) => logVital('stopped', totalsOf(traffic)),
     failed(failure, path) {
-      log('failed', { ...failure });
-      stderr(errorLine(failure, path));
+      logVital('failed', { ...failure });
+      stderr.write(errorLine(failure, path));
     },
   };
 }
 
-export function plainReport(path: string, quiet: boolean, stdout: Write, stderr: Write): ServeReport {
+export function plainReport(path: string, quiet: boolean, stdout: Stream, stderr: Stream): ServeReport {
   const name = printable(path);
-  const say: Write = quiet ? () => undefined : stdout;
+  const log = new ServeLog(stderr, (count) => `${name}: ${countOf(count, 'line')} dropped\n`);
+  const say = (text: string): unknown => quiet || stdout.write(text);
   return {
     ready: ({ sizeBytes, uri, readOnly }) =>
       say(
         `${name}: serving ${humanBytes(sizeBytes)}${readOnly ? ', read-only,' : ''} at ${printable(uri)}\n`,
       ),
     clients(_event, _count, problem) {
-      if (problem !== undefined && !quiet) stderr(`${name}: a client was cut off: ${printable(problem)}\n`);
+      if (problem !== undefined && !quiet)
+        log.write(`${name}: a client was cut off: ${printable(problem)}\n`);
     },
-    failure: (failure) => stderr(errorLine(failure, path)),
+    failure: (failure) => log.write(errorLine(failure, path)),
     // Whoever asks wants it in spite of `--quiet`.
-    status: (facts) => stdout(`${statusLines(facts)}\n`),
-    stopping: () => quiet || stderr('qcow-compact: stopping; what is under way is answered and flushed\n'),
+    status: (facts) => stdout.write(`${statusLines(facts)}\n`),
+    stopping: () =>
+      quiet || log.write('qcow-compact: stopping; what is under way is answered and flushed\n', true),
     stopped: (traffic) => say(`${name}: stopped after ${trafficLine(traffic)}\n`),
-    failed: (failure, failedPath) => stderr(errorLine(failure, failedPath)),
+    failed: (failure, failedPath) => log.write(errorLine(failure, failedPath), true),
   };
 }
 

@@ -6,7 +6,7 @@ import { printable } from './printable.js';
 import { countOf, humanBytes } from './units.js';
 
 /** Of `status`, of SIGUSR1, and of `now` on its way. Names are a promise: add, never rename. */
-export interface StatusFacts extends Traffic {
+export interface StatusFacts extends Omit<Traffic, 'changes'> {
   path: string;
   sizeBytes: number;
   readOnly: boolean;
@@ -43,7 +43,7 @@ export function statusFacts(
 }
 
 /** `12 requests, 1.0 MiB read, 4.0 KiB written`. */
-export function trafficLine({ requests, bytesRead, bytesWritten }: Traffic): string {
+export function trafficLine({ requests, bytesRead, bytesWritten }: Omit<Traffic, 'changes'>): string {
   return `${countOf(requests, 'request')}, ${humanBytes(bytesRead)} read, ${humanBytes(bytesWritten)} written`;
 }
 

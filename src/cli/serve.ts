@@ -1,4 +1,5 @@
 /** `qcow-compact serve`: an image as a disk for a VM, until a signal ends it. */
+import { X509Certificate } from 'node:crypto';
 import fs from 'node:fs';
 import { inspect } from 'node:util';
 import { systemReason } from '../system-error.js';
@@ -11,7 +12,7 @@ import { controlOf, failureOf } from './serve-control.js';
 import { listenAt, uriOf } from './serve-place.js';
 import { jsonReport, plainReport, type ServeReport } from './serve-report.js';
 import { type StatusFacts, statusFacts } from './serve-status.js';
-import { watchStops } from './stops.js';
+import { SERVER_SIGNALS, watchStops } from './stops.js';
 import { UsageError } from './usage-error.js';
 
 /** The exit status; all errors are reported here. */
@@ -31,8 +32,7 @@ export async function serve(argv: string[]): Promise<number> {
 }
 
 function reportFor(json: boolean, request: ServeRequest | null): ServeReport {
-  const stdout = (text: string): boolean => process.stdout.write(text);
-  const stderr = (text: string): boolean => process.stderr.write(text);
+  const { stdout, stderr } = process;
   return json
     ? jsonReport(stdout, stderr)
     : plainReport(request?.path ?? '', request?.quiet === true, stdout, stderr);
@@ -42,13 +42,11 @@ async function serveImage(request: ServeRequest, report: ServeReport): Promise<n
   const { path, place, readOnly, exportName, cacheBytes, background } = request;
   const tls = request.tls === null ? null : readTls(request.tls);
   let endLine: () => void = () => undefined;
-  const stops = watchStops(undefined, {
-    onStop() {
-      endLine();
-      report.stopping();
-    },
-    beforeEnd: () => endLine(),
-  });
+  const onStop = (): void => {
+    endLine();
+    report.stopping();
+  };
+  const stops = watchStops(undefined, { onStop, beforeEnd: () => endLine() }, SERVER_SIGNALS);
   try {
     const disk = await Qcow2Disk.open(path, { readOnly, cacheBytes, ...background });
     const status = (): StatusFacts => statusFacts(path, disk, server.traffic, failureOf);
@@ -63,13 +61,14 @@ async function serveImage(request: ServeRequest, report: ServeReport): Promise<n
     const tell = (): void => report.status(status());
     process.on('SIGUSR1', tell);
     try {
-      const port = await listenAt(server, place);
+      const { port, leave } = await listenAt(server, place);
       const uri = uriOf(place, port, exportName, tls !== null);
       const { sizeBytes } = disk;
       report.ready({ path, uri, sizeBytes, readOnly, export: exportName, pid: process.pid });
       if (!request.quiet && canDraw(process.stderr) && !stops.signal.aborted)
         endLine = (await import('./serve-line.js')).showServing(process.stderr, status);
       await aborted(stops.signal);
+      leave();
       await server.stop();
     } finally {
       await disk.close();
@@ -101,6 +100,11 @@ function readTls(paths: TlsPaths): TlsFiles {
     key: read('--tls-key', paths.key),
     ...(paths.ca !== undefined && { ca: read('--tls-ca', paths.ca) }),
   };
+  try {
+    if (files.ca !== undefined) new X509Certificate(files.ca);
+  } catch (error) {
+    throw new UsageError(`the file of \`--tls-ca\` is no certificate: ${systemReason(error)}`);
+  }
   try {
     checkTls(files);
   } catch (error) {

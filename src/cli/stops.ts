@@ -1,13 +1,16 @@
 /**
- * What asks the engine to stop at the next barrier: the first SIGINT or SIGTERM (the second one ends the process), and
- * the end of `--max-time`. Whichever comes first gives the reason.
+ * What asks the engine to stop at the next barrier: the first SIGINT or SIGTERM (the second one ends the process), for a
+ * server that of its terminal too, and the end of `--max-time`. Whichever comes first gives the reason.
  */
 import { type Stopped, stoppedBy } from '../compactor/stop.js';
 import { OUT_OF_TIME_STATUS } from './outcome.js';
 
-type StopSignal = 'SIGINT' | 'SIGTERM';
+type StopSignal = 'SIGINT' | 'SIGTERM' | 'SIGHUP';
 
-const STATUS: Record<StopSignal, number> = { SIGINT: 130, SIGTERM: 143 };
+const STATUS: Record<StopSignal, number> = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 };
+const SIGNALS: readonly StopSignal[] = ['SIGINT', 'SIGTERM'];
+/** Nobody may be there to start a server again whose terminal was closed: it ends as it should. */
+export const SERVER_SIGNALS: readonly StopSignal[] = [...SIGNALS, 'SIGHUP'];
 
 /** A second one still ends the process: whoever reads its output may have stopped reading. */
 const ignoreOnce = (): void => undefined;
@@ -39,7 +42,11 @@ export interface StopEvents {
 }
 
 /** `maxSeconds`: from now on. */
-export function watchStops(maxSeconds: number | undefined, { onStop, beforeEnd }: StopEvents): Stops {
+export function watchStops(
+  maxSeconds: number | undefined,
+  { onStop, beforeEnd }: StopEvents,
+  signals = SIGNALS,
+): Stops {
   const controller = new AbortController();
   const { signal } = controller;
   let interruptStatus = 0;
@@ -62,8 +69,7 @@ export function watchStops(maxSeconds: number | undefined, { onStop, beforeEnd }
     // The first process of a container is not ended by a signal's default.
     process.exit(STATUS[name]);
   };
-  process.on('SIGINT', listener);
-  process.on('SIGTERM', listener);
+  for (const name of signals) process.on(name, listener);
 
   return {
     signal,
@@ -74,7 +80,7 @@ export function watchStops(maxSeconds: number | undefined, { onStop, beforeEnd }
     },
     stopWatching() {
       clearTimeout(timer);
-      for (const name of ['SIGINT', 'SIGTERM'] as const) {
+      for (const name of signals) {
         process.off(name, listener).off(name, ignoreOnce);
         process.once(name, ignoreOnce);
       }

@@ -31,6 +31,8 @@ declare module 'fs-ext' {
       flag: number,
       callback: (error: NodeJS.ErrnoException | null, result?: number) => void,
     ): void;
+    /** The lock of BSD, of folders too; never waits with `exnb`, and fails with `code` EAGAIN then. */
+    flock(fd: number, flags: 'exnb', callback: (error: NodeJS.ErrnoException | null) => void): void;
     /**
      * lseek: returns the new position. whence 0, 1, 2 as in SEEK_*; 3 finds data and 4 holes on Linux
      * (on macOS 4 is data and 3 is holes); throws with `code` ENXIO beyond the last data.
@@ -41,6 +43,7 @@ declare module 'fs-ext' {
 
   export const constants: FsExt['constants'];
   export const fcntl: FsExt['fcntl'];
+  export const flock: FsExt['flock'];
   export const seekSync: FsExt['seekSync'];
   export const statVFS: FsExt['statVFS'];
   const fsExt: FsExt;

@@ -29,6 +29,18 @@ export function lockWholeFile(fd: number, mode: 'write' | 'read' = 'write'): Pro
   });
 }
 
+/** Takes a lock on a folder, which ends with `fd`. Never waits: rejects with EAGAIN where somebody holds it. */
+export function lockFolder(fd: number): Promise<void> {
+  const ext = fsExt();
+  if (ext === null) return Promise.reject(systemError('ENOSYS', 'flock'));
+  return new Promise((resolve, reject) => {
+    ext.flock(fd, 'exnb', (error) => {
+      if (error === null) resolve();
+      else reject(error);
+    });
+  });
+}
+
 // Darwin numbers these two the other way round.
 const SEEK_DATA = process.platform === 'darwin' ? 4 : 3;
 const SEEK_HOLE = process.platform === 'darwin' ? 3 : 4;

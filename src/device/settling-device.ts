@@ -9,8 +9,14 @@ export class SettlingDevice extends ForwardingDevice {
   #settling: Promise<void> | null = null;
   #isSettled = false;
 
+  /** Called once, where that barrier fails: nothing is changed then, now and later. */
+  onFailure: (error: unknown) => void = () => undefined;
+
   async #settle(): Promise<void> {
-    this.#settling ??= this.inner.flush();
+    this.#settling ??= this.inner.flush().catch((error: unknown) => {
+      this.onFailure(error);
+      throw error;
+    });
     await this.#settling;
     this.#isSettled = true;
   }

@@ -115,6 +115,7 @@ export class Changes {
   /** Leaves an image without leaks, and without unused clusters at its end. */
   async finish(): Promise<void> {
     await this.#background.stop();
+    if (this.failure !== null) throw this.failure;
     if (!this.#hasBegun) return;
     await this.flush();
     this.#allocator.dissolve();

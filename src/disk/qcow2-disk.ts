@@ -9,6 +9,7 @@ import { SettlingDevice } from '../device/settling-device.js';
 import { QcowError } from '../errors.js';
 import { openImage } from '../image/image.js';
 import { requireSound, walk } from '../image/walk.js';
+import { Pace } from '../pace.js';
 import { reclaimLeaks } from '../recycler/leaks.js';
 import { Recycler } from '../recycler/recycler.js';
 import { Volume } from '../recycler/volume.js';
@@ -107,7 +108,8 @@ export class Qcow2Disk {
         `cacheBytes must be a number of bytes, 0 or more; got ${String(cacheBytes)}`,
       );
     const isReadOnly = options.readOnly === true;
-    const image = await openImage(isReadOnly ? device : new SettlingDevice(device));
+    const settling = new SettlingDevice(device);
+    const image = await openImage(isReadOnly ? device : settling);
     requireReadable(image);
     if (!isReadOnly) requireWritable(image);
     const walked = await walk(image);
@@ -117,6 +119,7 @@ export class Qcow2Disk {
     try {
       const volume = new Volume(image, walked.clusters);
       const recycler = new Recycler(volume);
+      settling.onFailure = (error) => recycler.fail(error);
       const tables = await Tables.open(
         image.device,
         recycler.locks,
@@ -140,6 +143,15 @@ export class Qcow2Disk {
 
   get sizeBytes(): number {
     return this.#source.sizeBytes;
+  }
+
+  get clusterBytes(): number {
+    return this.#source.geometry.clusterBytes;
+  }
+
+  /** `writeZeroes` needs no data written, but for parts of clusters: entries say it. */
+  get hasFastZeroes(): boolean {
+    return this.#mayDiscard && (this.#source.geometry.canZero || this.#source.backing === null);
   }
 
   /** The failure of a barrier, after which nothing can be written any more; or null. */
@@ -204,15 +216,18 @@ export class Qcow2Disk {
     }
   }
 
-  /** Stretches of [offset, offset + length) in order, without a gap; neighbours differ. */
-  blockStatus(offset: number, lengthBytes: number): Promise<BlockStatus[]> {
+  /** Stretches of [offset, offset + length) in order, without a gap; neighbours differ. No more than `most` of them. */
+  blockStatus(offset: number, lengthBytes: number, most = Infinity): Promise<BlockStatus[]> {
     return this.#request(offset, lengthBytes, async () => {
       const found: BlockStatus[] = [];
+      const pace = new Pace();
       for (let at = offset; at < offset + lengthBytes;) {
+        if (pace.isOver) await pace.giveWay();
         const status = await this.#source.status(at, offset + lengthBytes - at);
         const last = found.at(-1);
         if (last?.isAllocated === status.isAllocated && last.isZero === status.isZero)
           last.lengthBytes += status.lengthBytes;
+        else if (found.length === most) break;
         else found.push({ offset: at, ...status });
         at += status.lengthBytes;
       }

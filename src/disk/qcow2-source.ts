@@ -133,6 +133,8 @@ export class Qcow2Source implements GuestSource {
     const table = await this.#tables.load(l1Index);
     // One look is enough: what changes meanwhile may be said either way.
     const run = runAt(this.geometry, table, offset, lengthBytes);
+    if (table === null)
+      run.lengthBytes = Math.max(run.lengthBytes, this.#tables.lengthWithoutTable(offset, lengthBytes));
     if (run.content !== Content.unallocated) {
       const isZero = run.content === Content.zero;
       return isZero

@@ -70,6 +70,15 @@ export class Tables implements LiveTables {
     return entryOffset(this.l1.hi(l1Index), this.l1.lo(l1Index));
   }
 
+  /** How far from `guest` on no L2 table is, at most `mostBytes`. */
+  lengthWithoutTable(guest: number, mostBytes: number): number {
+    const { tableBytes } = this.geometry;
+    const end = guest + mostBytes;
+    let at = guest;
+    while (at < end && this.place(this.l1Index(at)) === 0) at += tableBytes - (at % tableBytes);
+    return Math.min(at, end) - guest;
+  }
+
   /** The L2 table for `guest` is in host cluster `cluster`: who waited for a lock there may find that it has moved. */
   isAt(guest: number, cluster: number): boolean {
     return this.place(this.l1Index(guest)) === cluster * this.geometry.clusterBytes;

@@ -3,6 +3,7 @@
  * reads as zeroes.
  */
 import { LO_ZERO } from '../format/entries.js';
+import { Pace } from '../pace.js';
 import { ZEROES } from '../recycler/zeroes.js';
 import { lockEntries } from './entry-locks.js';
 import { EVERY_UNIT } from './geometry.js';
@@ -45,14 +46,30 @@ export class Zeroer {
     const last = end === sizeBytes ? Math.ceil(end / clusterBytes) : Math.floor(end / clusterBytes);
     if (first >= last) return this.#writeZeroes(offset, end);
     await this.#writeZeroes(offset, first * clusterBytes);
+    const pace = new Pace();
     for (let cluster = first; cluster < last;) {
+      if (pace.isOver) await pace.giveWay();
+      const bare = this.#bareClusters(cluster, last);
+      if (bare > 0) {
+        cluster += bare;
+        continue;
+      }
       const tableEnd = (Math.floor(cluster / geometry.entries) + 1) * geometry.entries;
       const next = Math.min(last, tableEnd);
-      await this.#zeroClusters(cluster, next, mayUnmap);
+      await this.#zeroClusters(cluster, next, mayUnmap, pace);
       await this.#context.relieve();
       cluster = next;
     }
     await this.#writeZeroes(last * clusterBytes, end);
+  }
+
+  /** From `first` on, before `end`: that no table maps, where nothing shows through. */
+  #bareClusters(first: number, end: number): number {
+    const { geometry, source, tables } = this.#context;
+    const { clusterBytes } = geometry;
+    if (source.backing !== null && first * clusterBytes < source.backing.sizeBytes) return 0;
+    const bytes = tables.lengthWithoutTable(first * clusterBytes, (end - first) * clusterBytes);
+    return bytes / clusterBytes;
   }
 
   /** As data, except where it reads as zeroes already. */
@@ -66,12 +83,13 @@ export class Zeroer {
   }
 
   /** Guest clusters [first, end) of one table. */
-  async #zeroClusters(first: number, end: number, mayUnmap: boolean): Promise<void> {
+  async #zeroClusters(first: number, end: number, mayUnmap: boolean, pace: Pace): Promise<void> {
     const { guestLocks, tables, geometry } = this.#context;
     const release = await guestLocks.exclusive(first, end - first);
     try {
       const before = await tables.load(Math.floor(first / geometry.entries));
       for (let cluster = first; cluster < end;) {
+        if (pace.isOver) await pace.giveWay();
         // A table is made, or copied, only where something changes in it.
         if (this.#wanted(before, cluster, mayUnmap) === null) cluster++;
         else cluster += await this.#zeroStretch(cluster, end, mayUnmap);

@@ -9,6 +9,16 @@ const MOST_KEPT_BYTES = 8 << 20;
 /** Most that is read or written at a time. */
 export const PIECE_BYTES = CLASSES[3];
 
+/** What the buffer for `lengthBytes` counts for in a budget: what it holds, and not what is asked for. */
+export function roomFor(lengthBytes: number): number {
+  return CLASSES.find((bytes) => lengthBytes <= bytes)!;
+}
+
+/** The same of a buffer. */
+export function roomOf(buffer: Buffer): number {
+  return buffer.length - HEAD_ROOM_BYTES;
+}
+
 export class BufferPool {
   readonly #kept: Buffer[][] = CLASSES.map(() => []);
   #keptBytes = 0;
@@ -25,6 +35,6 @@ export class BufferPool {
   give(buffer: Buffer): void {
     if (this.#keptBytes + buffer.length > MOST_KEPT_BYTES) return;
     this.#keptBytes += buffer.length;
-    this.#kept[CLASSES.findIndex((bytes) => buffer.length - HEAD_ROOM_BYTES === bytes)]!.push(buffer);
+    this.#kept[CLASSES.findIndex((bytes) => roomOf(buffer) === bytes)]!.push(buffer);
   }
 }

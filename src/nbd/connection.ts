@@ -4,6 +4,7 @@ import type { Budget } from './budget.js';
 import type { BufferPool } from './buffer-pool.js';
 import type { Control, ControlCommand, Facts } from './control.js';
 import { ProtocolError, messageOf } from './errors.js';
+import type { Door } from './door.js';
 import type { Export } from './export.js';
 import { Haggling, type HagglingOptions, type Terms } from './haggling.js';
 import { Disconnected, Input } from './input.js';
@@ -17,6 +18,10 @@ import { Work } from './work.js';
 
 /** Whoever has not chosen an export by then is cut off: it may be nobody. */
 const NEGOTIATION_MS = 30_000;
+/** The same where TLS is to come first, of those who have not shown that they know it. */
+const HANDSHAKE_MS = 10_000;
+/** That a client has to take its last answers, once it asks for nothing more. */
+const FAREWELL_MS = 30_000;
 /** That a client has to close its side, once all is said. */
 const LINGER_MS = 2_000;
 
@@ -29,7 +34,12 @@ export interface ConnectionOptions {
   /** Takes the commands to the server itself; null: there are none. */
   control?: Control | null;
   onFailure: (error: unknown) => void;
+  door: Door;
+  /** It has become a client of the disk. */
+  onBegin?: (() => void) | undefined;
   negotiationMs?: number;
+  handshakeMs?: number;
+  farewellMs?: number;
 }
 
 export class Connection {
@@ -90,9 +100,10 @@ export class Connection {
   }
 
   async #negotiate(): Promise<{ terms: Terms; output: Output } | null> {
-    const { negotiationMs = NEGOTIATION_MS } = this.#options;
-    const limit = (): NodeJS.Timeout => setTimeout(() => this.cut(), negotiationMs);
-    let timer = limit();
+    const { negotiationMs = NEGOTIATION_MS, handshakeMs = HANDSHAKE_MS, tls, door } = this.#options;
+    const limit = (ms = negotiationMs): NodeJS.Timeout => setTimeout(() => this.cut(), ms);
+    let timer = limit(tls === null ? negotiationMs : handshakeMs);
+    door.arrive(this);
     try {
       let output = new Output(this.#socket);
       let haggling = await Haggling.greet(this.#input, output, this.#hagglingOptions());
@@ -103,11 +114,16 @@ export class Connection {
         if (outcome.kind === 'gone') return null;
         if (outcome.kind === 'control') {
           clearTimeout(timer);
+          door.excuse(this);
           await this.#runCommand(outcome.command, output);
+          door.arrive(this);
           timer = limit();
           continue;
         }
         await this.#secure();
+        door.renew(this);
+        clearTimeout(timer);
+        timer = limit();
         output = new Output(this.#socket);
         haggling = haggling.within(this.#input, output);
       }
@@ -117,8 +133,13 @@ export class Connection {
   }
 
   #hagglingOptions(): HagglingOptions {
-    const { served, tls, control } = this.#options;
+    const { served, tls, control, door, onBegin } = this.#options;
     return {
+      admit: () => {
+        if (!door.admit(this)) return false;
+        onBegin?.();
+        return true;
+      },
       served,
       tls: tls === null ? 'none' : 'required',
       hasControl: control !== undefined && control !== null,
@@ -126,9 +147,8 @@ export class Connection {
     };
   }
 
-  /** Whoever asks this is no client of the disk meanwhile. Throws Disconnected where the connection ends first. */
+  /** Throws Disconnected where the connection ends first. */
   async #runCommand(command: ControlCommand, output: Output): Promise<void> {
-    const { traffic } = this.#options;
     const control = this.#options.control!;
     let isSending = false;
     const send = (type: number, facts: Facts): void => {
@@ -138,20 +158,15 @@ export class Connection {
     // Who does not read is told less, and not kept waiting for.
     const tell = (facts: Facts): void => void (isSending || send(Reply.facts, facts));
     const gone = this.#input.ended();
-    traffic.clients--;
-    try {
-      const answered = control.run(command, tell).then(
-        (facts) => {
-          send(Reply.facts, facts);
-          output.send(optionReply(Option.control, Reply.ack));
-        },
-        (error: unknown) => send(Reply.failed, control.failureFacts(error)),
-      );
-      const isGone = await Promise.race([answered.then(() => false), gone.then(() => true)]);
-      if (isGone) throw new Disconnected('the client has gone');
-    } finally {
-      traffic.clients++;
-    }
+    const answered = control.run(command, tell).then(
+      (facts) => {
+        send(Reply.facts, facts);
+        output.send(optionReply(Option.control, Reply.ack));
+      },
+      (error: unknown) => send(Reply.failed, control.failureFacts(error)),
+    );
+    const isGone = await Promise.race([answered.then(() => false), gone.then(() => true)]);
+    if (isGone) throw new Disconnected('the client has gone');
   }
 
   async #secure(): Promise<void> {
@@ -164,14 +179,17 @@ export class Connection {
   }
 
   async #transmit({ terms, output }: { terms: Terms; output: Output }): Promise<void> {
-    const { served, budget, pool, traffic, onFailure } = this.#options;
+    const { served, budget, pool, traffic, onFailure, farewellMs = FAREWELL_MS } = this.#options;
     const cut = (): void => this.cut();
     const work = new Work((error) => {
       onFailure(error);
       cut();
     });
     const share = budget.open();
-    const context = { disk: served.disk, terms, output, work, share, pool, traffic, onFailure, cut };
+    const context = {
+      ...{ disk: served.disk, terms, output, work, share, pool, traffic, onFailure, cut, farewellMs },
+      isCut: () => this.#socket.destroyed,
+    };
     this.#transmission = new Transmission(context, this.#input);
     await this.#transmission.run();
   }

@@ -8,8 +8,13 @@ export interface Export {
   disk: ServedDisk;
 }
 
+/** The protocol has no preferred size below it. */
+const LEAST_PREFERRED_BYTES = 4096;
+
 /** Least, preferred and most bytes of a request. */
-export const BLOCK_SIZES = [1, 64 << 10, MOST_PAYLOAD_BYTES] as const;
+export function blockSizes({ clusterBytes }: ServedDisk): [number, number, number] {
+  return [1, Math.min(Math.max(clusterBytes, LEAST_PREFERRED_BYTES), MOST_PAYLOAD_BYTES), MOST_PAYLOAD_BYTES];
+}
 
 /** A flush of one connection covers what was written by all: they are over one disk. */
 const ALWAYS = Flag.hasFlags | Flag.sendFlush | Flag.sendFua | Flag.sendCache | Flag.canMultiConn;

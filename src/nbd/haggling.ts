@@ -1,7 +1,7 @@
 /** The negotiation: the client's options one after the other, until it begins the transmission or goes. */
 import { type ControlCommand, isControlCommand } from './control.js';
 import { ProtocolError } from './errors.js';
-import { BLOCK_SIZES, type Export, isNameOf, transmissionFlags } from './export.js';
+import { type Export, blockSizes, isNameOf, transmissionFlags } from './export.js';
 import type { Input } from './input.js';
 import {
   type OptionHeader,
@@ -25,6 +25,8 @@ const MOST_OPTION_BYTES = 64 << 10;
 /** One that claims more is no client: it is cut off. */
 const MOST_SKIPPED_BYTES = 64 << 20;
 
+const TOO_MANY = 'the server has as many clients as it takes';
+
 /** How the two talk from now on. */
 export interface Terms {
   /** Replies come in chunks. */
@@ -41,6 +43,8 @@ export interface HagglingOptions {
   hasControl: boolean;
   /** Options but ABORT are refused: the server ends. */
   isStopping: () => boolean;
+  /** The client is to have the disk; false where there are too many. */
+  admit: () => boolean;
 }
 
 /** `terms`: the transmission begins. `tls`, `control`: to be done now. `gone`: by the client's wish. */
@@ -84,6 +88,7 @@ export class Haggling {
   /** Throws ProtocolError, Disconnected. */
   async run(): Promise<Outcome> {
     for (;;) {
+      await this.#output.room();
       const header = readOptionHeader(await this.#input.take(OPTION_BYTES));
       if (header === null) throw new ProtocolError('no option where one was due');
       const outcome = await this.#answer(header);
@@ -126,6 +131,7 @@ export class Haggling {
     const name = data === null ? null : readText(data);
     if (name === null || !isNameOf(name, this.#options.served))
       throw new ProtocolError('an export was chosen that is not served');
+    if (!this.#options.admit()) throw new ProtocolError(TOO_MANY);
     this.#output.send(exportNameReply(this.#facts(), this.#withPadding));
     return { kind: 'terms', terms: this.#terms() };
   }
@@ -155,9 +161,10 @@ export class Haggling {
     const { served } = this.#options;
     if (!isNameOf(request.name, served))
       return this.#reply(option, Reply.unknownExport, 'no export has this name');
+    if (option === Option.go && !this.#options.admit()) return this.#reply(option, Reply.policy, TOO_MANY);
     this.#reply(option, Reply.info, exportInfo(this.#facts()));
     if (request.kinds.includes(Info.name)) this.#reply(option, Reply.info, textInfo(Info.name, served.name));
-    this.#reply(option, Reply.info, blockSizeInfo(...BLOCK_SIZES));
+    this.#reply(option, Reply.info, blockSizeInfo(...blockSizes(served.disk)));
     this.#reply(option, Reply.ack);
     return option === Option.go ? { kind: 'terms', terms: this.#terms() } : undefined;
   }

@@ -1,14 +1,25 @@
-/** What a client is sent: replies of one turn of the event loop leave in one call of the host. */
+/**
+ * What a client is sent: replies of one turn of the event loop leave in one call of the host. What the client does not take
+ * is kept, so whoever goes on to reply waits for `room` first.
+ */
 import type { Writable } from 'node:stream';
 
-type Send = (bytes: Uint8Array, sent?: () => void) => void;
+export type Send = (bytes: Uint8Array, sent?: () => void) => void;
+
+/** More than this waits in front of the host: then it is time to wait. */
+const MOST_WAITING_BYTES = 256 << 10;
+/** What one reply takes in memory beside its bytes. */
+const OVERHEAD_BYTES = 512;
 
 export class Output {
   readonly #stream: Writable;
   #isCorked = false;
-  /** Bytes that the kernel has not taken yet are counted by these. */
+  /** Replies that the host has not taken yet. */
   #unsent = 0;
+  /** What they hold. */
+  #waitingBytes = 0;
   #onSent: (() => void)[] = [];
+  #onRoom: (() => void)[] = [];
   /** What waits while one reply has the stream for itself; null where none has. */
   #queue: [Uint8Array, (() => void) | undefined][] | null = null;
   #turn: Promise<void> = Promise.resolve();
@@ -17,8 +28,12 @@ export class Output {
     this.#stream = stream;
   }
 
-  /** `sent`: the host has taken the bytes, or the client has gone; until then they must not change. */
+  /**
+   * `sent`: the host has taken the bytes, or the client has gone; until then they must not change. Bytes of which somebody
+   * hears that count as that one's, and not here.
+   */
   send(bytes: Uint8Array, sent?: () => void): void {
+    this.#count(bytes, sent);
     if (this.#queue !== null) this.#queue.push([bytes, sent]);
     else this.#write(bytes, sent);
   }
@@ -31,7 +46,10 @@ export class Output {
     await before;
     this.#queue = [];
     try {
-      await work((bytes, sent) => this.#write(bytes, sent));
+      await work((bytes, sent) => {
+        this.#count(bytes, sent);
+        this.#write(bytes, sent);
+      });
     } finally {
       const waiting = this.#queue;
       this.#queue = null;
@@ -40,9 +58,23 @@ export class Output {
     }
   }
 
+  get isFull(): boolean {
+    return this.#waitingBytes > MOST_WAITING_BYTES;
+  }
+
+  /** The client has taken what came before, or has gone. */
+  async room(): Promise<void> {
+    while (this.isFull) await new Promise<void>((resolve) => this.#onRoom.push(resolve));
+  }
+
   /** All that was sent has left, or never will. */
   async drained(): Promise<void> {
     while (this.#unsent > 0) await new Promise<void>((resolve) => this.#onSent.push(resolve));
+  }
+
+  #count(bytes: Uint8Array, sent?: () => void): void {
+    this.#unsent++;
+    this.#waitingBytes += weightOf(bytes, sent);
   }
 
   #write(bytes: Uint8Array, sent?: () => void): void {
@@ -55,11 +87,16 @@ export class Output {
         this.#stream.uncork();
       });
     }
-    this.#unsent++;
     this.#stream.write(bytes, () => {
       this.#unsent--;
+      this.#waitingBytes -= weightOf(bytes, sent);
       sent?.();
+      if (!this.isFull) for (const resolve of this.#onRoom.splice(0)) resolve();
       if (this.#unsent === 0) for (const resolve of this.#onSent.splice(0)) resolve();
     });
   }
+}
+
+function weightOf(bytes: Uint8Array, sent: (() => void) | undefined): number {
+  return OVERHEAD_BYTES + (sent === undefined ? bytes.length : 0);
 }

@@ -17,14 +17,21 @@ export class Replies {
 
   /** The client asked for what it may not, or what is not there. */
   refuse(cookie: Cookie, error: number, message = ''): void {
-    const { output, terms } = this.#context;
-    output.send(terms.isStructured ? errorChunk(cookie, error, message) : simpleReply(cookie, error));
+    this.#context.output.send(this.#refusal(cookie, error, message));
   }
 
   /** The disk failed. */
   fail(cookie: Cookie, error: unknown): void {
     this.#context.onFailure(error);
-    this.refuse(cookie, nbdErrorOf(error), messageOf(error));
+    this.#context.output.send(this.failureOf(cookie, error));
+  }
+
+  failureOf(cookie: Cookie, error: unknown): Buffer {
+    return this.#refusal(cookie, nbdErrorOf(error), messageOf(error));
+  }
+
+  #refusal(cookie: Cookie, error: number, message: string): Buffer {
+    return this.#context.terms.isStructured ? errorChunk(cookie, error, message) : simpleReply(cookie, error);
   }
 }
 

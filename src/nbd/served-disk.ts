@@ -11,6 +11,10 @@ export interface Stretch {
 export interface ServedDisk {
   readonly sizeBytes: number;
   readonly isReadOnly: boolean;
+  /** What it is best written by. */
+  readonly clusterBytes: number;
+  /** Zeroes need no data written, where room may be given up. */
+  readonly hasFastZeroes: boolean;
   read(target: Uint8Array, offset: number): Promise<void>;
   /** `source` does not change before the promise is settled. */
   write(source: Uint8Array, offset: number): Promise<void>;
@@ -18,6 +22,6 @@ export interface ServedDisk {
   discard(offset: number, lengthBytes: number): Promise<void>;
   /** What was written before the call, by any client, is durable afterwards. */
   flush(): Promise<void>;
-  /** Stretches in order, without a gap. */
-  blockStatus(offset: number, lengthBytes: number): Promise<Stretch[]>;
+  /** Stretches in order, without a gap; neighbours differ. With `most` they may end before the length does. */
+  blockStatus(offset: number, lengthBytes: number, most?: number): Promise<Stretch[]>;
 }

@@ -1,6 +1,6 @@
 /** What the work on the requests of one client needs. */
 import type { Share } from './budget.js';
-import type { BufferPool } from './buffer-pool.js';
+import { type BufferPool, roomOf } from './buffer-pool.js';
 import type { Terms } from './haggling.js';
 import type { Output } from './output.js';
 import type { ServedDisk } from './served-disk.js';
@@ -19,10 +19,14 @@ export interface WorkContext {
   onFailure: (error: unknown) => void;
   /** Ends the connection at once. */
   cut: () => void;
+  /** That a client has to take its last answers, once it asks for nothing more. */
+  farewellMs: number;
+  /** It has ended, by whom ever: no answer arrives any more. */
+  isCut: () => boolean;
 }
 
 /** A buffer and the room that was taken for it are free again. */
-export function giveBack({ pool, share }: WorkContext, buffer: Buffer, roomBytes: number): void {
+export function giveBack({ pool, share }: WorkContext, buffer: Buffer): void {
+  share.give(roomOf(buffer));
   pool.give(buffer);
-  share.give(roomBytes);
 }

@@ -1,5 +1,5 @@
 /** WRITE: piece by piece as the data come, so that of a client that stops amidst them no more than a piece is held. */
-import { PIECE_BYTES } from './buffer-pool.js';
+import { PIECE_BYTES, roomFor } from './buffer-pool.js';
 import type { Input } from './input.js';
 import { CommandFlag } from './protocol.js';
 import { PiecedReply, type Replies } from './replies.js';
@@ -19,22 +19,22 @@ export class Writes {
 
   /** Resolves when all data have come. Throws Disconnected; pieces that were whole are written then. */
   async accept(request: Request): Promise<void> {
-    const { share, pool, work, traffic } = this.#context;
+    const { share, pool, work } = this.#context;
     const { lengthBytes } = request;
     if (lengthBytes === 0) return this.#replies.done(request);
     const reply = new PiecedReply(Math.ceil(lengthBytes / PIECE_BYTES));
     for (let at = 0; at < lengthBytes; at += PIECE_BYTES) {
       const length = Math.min(PIECE_BYTES, lengthBytes - at);
-      if (!share.tryTake(length)) await share.take(length);
+      const room = roomFor(length);
+      if (!share.tryTake(room)) await share.take(room);
       const buffer = pool.take(length);
       const bytes = buffer.subarray(0, length);
       try {
         if (!this.#input.tryTakeInto(bytes)) await this.#input.takeInto(bytes);
       } catch (error) {
-        giveBack(this.#context, buffer, length);
+        giveBack(this.#context, buffer);
         throw error;
       }
-      traffic.bytesWritten += length;
       work.begin(this.#writePiece(request, reply, request.offset + at, { buffer, bytes }));
     }
   }
@@ -45,14 +45,16 @@ export class Writes {
     offset: number,
     { buffer, bytes }: { buffer: Buffer; bytes: Buffer },
   ): Promise<void> {
-    const { disk } = this.#context;
+    const { disk, traffic } = this.#context;
     let isLast: boolean;
     try {
       await disk.write(bytes, offset);
+      traffic.bytesWritten += bytes.length;
     } catch (error) {
       reply.fail(error);
     } finally {
-      giveBack(this.#context, buffer, bytes.length);
+      traffic.changes++;
+      giveBack(this.#context, buffer);
       isLast = reply.finishPiece();
     }
     if (!isLast) return;

@@ -59,6 +59,7 @@ test.each([
   ['--port 65536 a', /at most 65535; got `65536`/],
   ['--port nbd a', /whole number of .*; got `nbd`/],
   ['--socket s --bind ::1 a', /`--bind` goes with `--port`/],
+  ['--port 1 --bind= a', /`--bind` must be an address/],
   ['--socket s --tls-cert c --tls-key k a', /`--tls-cert` goes with `--port`/],
   ['--port 1 --tls-cert c a', /needs both `--tls-cert` and `--tls-key`/],
   ['--port 1 --tls-ca c a', /needs both/],

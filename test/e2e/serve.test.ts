@@ -1,8 +1,10 @@
 /** `serve` as a user has it: the clients of others on real images, sockets, signals and statuses. */
 import fs from 'node:fs';
 import net from 'node:net';
-import { spawnSync } from 'node:child_process';
-import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { makeCertificates } from '../nbd/certificates.js';
 import { CMD, ERR } from '../nbd/client.js';
 import { nbdsh, requireNbdTools, tool } from '../support/nbd-tools.js';
@@ -111,6 +113,29 @@ describe('libnbd', () => {
     expect(await tool('nbdinfo', '--map', uri)).toMatch(/ 3 {2}hole,zero\n/);
     await stop();
     expect(checkImage(image)).toEqual(CLEAN);
+  });
+
+  test.each([
+    ['cluster_size=512', [], 4096, 'done'],
+    ['cluster_size=2M', [], 2 * MIB, 'done'],
+    ['compat=0.10', [], 65_536, 'done'],
+    ['compat=0.10', ['-b', raw, '-F', 'raw'], 65_536, 'Operation not supported'],
+  ])('%s %j: the preferred size, and whether zeroes are fast', async (option, backing, preferred, zeroes) => {
+    makeContent();
+    qemuImg('create', '-q', '-f', 'qcow2', '-o', option, ...backing, image, '64M');
+    const { uri, stop } = await serving('--socket', socket, image);
+    const script = `
+import sys
+h.connect_uri(sys.argv[1])
+try:
+    h.zero(4 << 20, 4 << 20, nbd.CMD_FLAG_FAST_ZERO)
+    said = "done"
+except nbd.Error as error:
+    said = error.string
+print(h.get_block_size(nbd.SIZE_PREFERRED), said)
+`;
+    expect(await nbdsh(script, uri)).toMatch(new RegExp(`^${preferred} .*${zeroes}`));
+    await stop();
   });
 
   test('its own checks of what a server says hold, in every way of asking', async () => {
@@ -239,7 +264,7 @@ describe('sockets', () => {
     expect(cli(['serve', '--socket', file, image])).toMatchObject({ status: 11 });
     expect(fs.readFileSync(file, 'utf8')).toBe('precious');
     expect(cli(['serve', '--socket', directory.path('no/where'), image]).stderr).toMatch(
-      /cannot listen on .*EACCES|ENOENT/,
+      /cannot listen on .*: its folder is missing/,
     );
   });
 
@@ -266,6 +291,12 @@ describe('refusals', () => {
     expect(usage.status).toBe(64);
     expect(usage.stderr).toMatch(/^qcow-compact: where to listen is said by .*\n$/);
     expect(cli(['serve', '--port', '1', '--tls-cert', image, '--tls-key', image, image]).status).toBe(64);
+    const { server } = makeCertificates(directory.path('pki'));
+    const empty = directory.store('empty.pem', Buffer.alloc(0));
+    const tls = ['--tls-cert', server.cert, '--tls-key', server.key, '--tls-ca', empty];
+    const nobody = cli(['serve', '--port', '0', ...tls, image]);
+    expect(nobody).toMatchObject({ status: 64, stdout: '' });
+    expect(nobody.stderr).toContain('the file of `--tls-ca` is no certificate');
     const { stop } = await serving('--socket', socket, image);
     expect(cli(['serve', '--socket', `${socket}2`, image]).status).toBe(6);
     expect(cli([image]).status).toBe(6);
@@ -286,7 +317,7 @@ describe('refusals', () => {
 });
 
 describe('signals', () => {
-  test.each(['SIGTERM', 'SIGINT'] as const)(
+  test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)(
     '%s with requests under way: all answered, flushed, and 0',
     async (signal) => {
       const server = await serving('--socket', socket, image);
@@ -333,11 +364,30 @@ describe('signals', () => {
     const { CI: _, ...env } = process.env;
     const { stdout } = spawnSync(
       'script',
-      ['-qec', `stty cols 120 rows 24; timeout -s TERM 2 ${words}`, '/dev/null'],
+      ['-qec', `stty cols 120 rows 24; timeout --foreground -s TERM 2 ${words}`, '/dev/null'],
       { encoding: 'utf8', timeout: 30_000, env: { ...env, TERM: 'xterm' } },
     );
     expect(stdout).toMatch(/vm\.qcow2: serving 64\.0 MiB at nbd\+unix:\/\/\/\?socket=\S+vm\.sock/);
     expect(stdout).toContain('vm.qcow2: 0 clients, 0 requests, 0 B read, 0 B written');
     expect(stdout).toContain('vm.qcow2: stopped after 0 requests, 0 B read, 0 B written');
   });
+});
+
+test('a log that nobody reads does not keep it from its end', async () => {
+  const child = spawn(process.execPath, [CLI, 'serve', '--json', '--socket', socket, image], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  // Nothing of it is read, beyond what a pipe takes.
+  for (let tries = 0; tries < 500 && !fs.existsSync(socket); tries++) await sleep(20);
+  const client = await connect(socket);
+  for (let i = 0; i < 800; i++) {
+    child.kill('SIGUSR1');
+    await client.ask(CMD.FLUSH);
+  }
+  client.request(CMD.DISC);
+  child.kill('SIGTERM');
+  const [status] = (await once(child, 'exit')) as [number];
+  expect(status).toBe(0);
+  expect(checkImage(image)).toEqual(CLEAN);
 });

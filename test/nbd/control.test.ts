@@ -3,7 +3,6 @@ import net from 'node:net';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { Control, Facts } from '../../src/nbd/control.js';
 import { askServer } from '../../src/nbd/control-client.js';
-import { noTraffic } from '../../src/nbd/traffic.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
 import { CMD, Gone, OPT, REP, goData, optionBytes, u32 } from './client.js';
 import { MemoryDisk } from './memory-disk.js';
@@ -73,19 +72,21 @@ describe('the option', () => {
 
   test('tells how far it is, takes longer than a negotiation may, and is no client meanwhile', async () => {
     const control = new HeldControl();
-    const traffic = { ...noTraffic(), clients: 1 };
-    const { client } = connectTo(new MemoryDisk(4096), { control, traffic, negotiationMs: 30 });
+    let clients = 0;
+    const onBegin = (): void => void clients++;
+    const { client } = connectTo(new MemoryDisk(4096), { control, onBegin, negotiationMs: 30 });
     await client.greet();
     client.send(optionBytes(CONTROL, Buffer.from('now')));
     await control.begun();
-    expect(traffic.clients).toBe(0);
     await new Promise((resolve) => setTimeout(resolve, 100));
     control.tell({ part: 1 });
     expect(factsOf((await client.optionAnswer()).data)).toEqual({ part: 1 });
     control.finish({ bytesReclaimed: 3 });
     expect(factsOf((await client.optionAnswer()).data)).toEqual({ bytesReclaimed: 3 });
     expect((await client.optionAnswer()).type).toBe(REP.ACK);
-    expect(traffic.clients).toBe(1);
+    expect(clients).toBe(0);
+    await client.option(OPT.GO, goData());
+    expect(clients).toBe(1);
   });
 
   test('says what failed', async () => {

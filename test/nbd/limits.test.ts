@@ -1,13 +1,13 @@
 /** Clients that are slow, stop or ask for too much: they wait for themselves, nobody waits for them. */
 import { once } from 'node:events';
 import net from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { Budget } from '../../src/nbd/budget.js';
 import { PIECE_BYTES } from '../../src/nbd/buffer-pool.js';
 import { Random } from '../support/random.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
-import { CMD, Client, Gone, requestBytes } from './client.js';
+import { CMD, Client, Gone, OPT, optionBytes, requestBytes } from './client.js';
 import { MemoryDisk } from './memory-disk.js';
 import { serveAt } from './served.js';
 
@@ -34,8 +34,15 @@ async function settled(figure: () => number): Promise<number> {
   for (let last = -1; last !== figure();) {
     last = figure();
     await sleep(60);
+    // The server is in this process: it may have had no turn meanwhile.
+    for (let turn = 0; turn < 50; turn++) await nextTurn();
   }
   return figure();
+}
+
+/** That the server, and the kernel for it, has not taken. */
+function unsentBytes({ stream }: Client): number {
+  return stream.writableLength;
 }
 
 /** Asks for much and takes nothing. */
@@ -95,6 +102,31 @@ describe('a client that takes no answers', () => {
   });
 });
 
+describe('short answers that nobody takes', () => {
+  const count = 400_000;
+  test.each([
+    ['of options', optionBytes(OPT.LIST), false],
+    ['of options that are none', optionBytes(99), false],
+    ['of writes of nothing', requestBytes(CMD.WRITE, 1), true],
+    ['of flushes', requestBytes(CMD.FLUSH, 1), true],
+    ['of refusals', requestBytes(99, 1), true],
+    ['of reads', requestBytes(CMD.READ, 1, { length: 1 }), true],
+    ['of block status', requestBytes(CMD.BLOCK_STATUS, 1, { length: MIB }), true],
+  ])('%s: the rest stays with the client', async (_, bytes, isBegun) => {
+    const disk = new MemoryDisk(MIB);
+    const path = socketPath();
+    const { connect } = await serveAt(path, disk, { served: { name: 'x'.repeat(4000), disk } });
+    const client = connect();
+    await (isBegun ? client.begin() : client.greet());
+    client.stream.pause();
+    const part = Buffer.concat(Array.from({ length: count / 100 }, () => bytes));
+    for (let i = 0; i < 100; i++) client.send(part);
+    const left = await settled(() => unsentBytes(client));
+    expect(left).toBeGreaterThan(0.5 * count * bytes.length);
+    client.stream.destroy();
+  });
+});
+
 test('a client that stops amidst its data holds a piece, and nobody else', async () => {
   const disk = filled(4 * MIB);
   const path = socketPath();
@@ -122,12 +154,29 @@ test('of one client no more than 128 requests are under way, and the rest stays 
   disk.before = () => held;
   const count = 40_000;
   for (let i = 0; i < count; i++) client.request(CMD.READ, { offset: i % 1000, length: 1 });
+  while (disk.atWork < 128) await sleep(1);
   expect(await settled(() => disk.atWork)).toBe(128);
   // 1.1 MB were sent, of which the server has read a part.
   expect(client.stream.writableLength).toBeGreaterThan(400_000);
   goOn();
   for (let i = 0; i < count; i++) expect((await client.answer()).error).toBe(0);
   expect(disk.mostAtWork).toBe(128);
+});
+
+test('a request counts for the buffer that it has, and not for what it asks', async () => {
+  const disk = filled(MIB);
+  const { server, connect } = await serveAt(socketPath(), disk);
+  const client = await connect().begin();
+  let goOn: () => void = () => undefined;
+  const held = new Promise<void>((resolve) => (goOn = resolve));
+  disk.before = () => held;
+  client.request(CMD.READ, { length: 1 });
+  client.request(CMD.WRITE, { data: new Uint8Array(5000) });
+  while (disk.atWork < 2) await sleep(1);
+  expect(server.budget.heldBytes).toBe(4096 + 16_384);
+  goOn();
+  for (let i = 0; i < 2; i++) expect((await client.answer()).error).toBe(0);
+  expect(await settled(() => server.budget.heldBytes)).toBe(0);
 });
 
 test('data that the disk does not take yet stay with the client', async () => {
@@ -149,11 +198,29 @@ test('more clients than there is room for are turned away, until one goes', asyn
   const { server, connect } = await serveAt(socketPath(), new MemoryDisk(512), { mostClients: 2 });
   const first = await connect().begin();
   const second = await connect().begin();
-  await expect(connect().begin()).rejects.toThrow(Gone);
+  await expect(connect().begin()).rejects.toThrow('GO was refused');
+  const old = connect();
+  await old.greet();
+  old.send(optionBytes(OPT.EXPORT_NAME));
+  await expect(old.take(1)).rejects.toThrow(Gone);
   first.request(CMD.DISC);
   await settled(() => server.traffic.clients);
   const third = await connect().begin();
   for (const client of [second, third]) expect((await client.ask(CMD.FLUSH)).error).toBe(0);
+});
+
+test('who says nothing keeps nobody out, and is cut off for those who come', async () => {
+  const { server, connect } = await serveAt(socketPath(), new MemoryDisk(512));
+  const silent = [];
+  for (let i = 0; i < 33; i++) {
+    silent.push(connect());
+    await silent[i]!.greet();
+  }
+  expect(await silent[0]!.rest()).toHaveLength(0);
+  const clients = await Promise.all(Array.from({ length: 20 }, () => connect().begin()));
+  for (const client of clients) expect((await client.ask(CMD.FLUSH)).error).toBe(0);
+  expect(server.traffic.clients).toBe(20);
+  expect((await silent[32]!.option(OPT.LIST)).at(-1)!.type).toBe(1);
 });
 
 test('a client that leaves without a flush gets one', async () => {
@@ -168,6 +235,38 @@ test('a client that leaves without a flush gets one', async () => {
   writer.stream.destroy();
   await settled(() => server.traffic.clients);
   expect(disk.log).toEqual(['write 0+9', 'flush']);
+});
+
+test.each([
+  ['zeroes', CMD.WRITE_ZEROES, 'writeZeroes 0+512'],
+  ['discards', CMD.TRIM, 'discard 0+512'],
+])('so does one that leaves %s behind', async (_, command, line) => {
+  const disk = new MemoryDisk(512);
+  const { server, connect } = await serveAt(socketPath(), disk);
+  const client = await connect().begin();
+  await client.ask(command, { length: 512 });
+  client.request(CMD.DISC);
+  await settled(() => server.traffic.clients);
+  expect(disk.log).toEqual([line, 'flush']);
+});
+
+test('what is written only after another client has gone is flushed with its own', async () => {
+  const disk = new MemoryDisk(512);
+  const { server, connect } = await serveAt(socketPath(), disk);
+  const [writer, other] = [await connect().begin(), await connect().begin()];
+  let goOn: () => void = () => undefined;
+  disk.before = (operation) =>
+    operation === 'write' ? new Promise((resolve) => (goOn = resolve)) : undefined;
+  writer.request(CMD.WRITE, { data: new Uint8Array(9) });
+  while (disk.atWork === 0) await sleep(1);
+  other.request(CMD.DISC);
+  await settled(() => server.traffic.clients);
+  goOn();
+  expect((await writer.answer()).error).toBe(0);
+  disk.log.push('answered');
+  writer.request(CMD.DISC);
+  await settled(() => server.traffic.clients);
+  expect(disk.log).toEqual(['write 0+9', 'answered', 'flush']);
 });
 
 describe('the end of the server', () => {

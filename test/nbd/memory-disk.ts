@@ -8,6 +8,8 @@ const ZEROES = new Uint8Array(4096);
 export class MemoryDisk implements ServedDisk {
   readonly bytes: Uint8Array;
   readonly isReadOnly: boolean;
+  clusterBytes = 65_536;
+  hasFastZeroes = true;
   /** All that was asked of it, in order: `write 4096+512`. */
   readonly log: string[] = [];
   /** Called before each operation: may wait, or throw. */
@@ -56,7 +58,7 @@ export class MemoryDisk implements ServedDisk {
   }
 
   /** By pages of 4 KiB; what is zero has no room. */
-  async blockStatus(offset: number, lengthBytes: number): Promise<Stretch[]> {
+  async blockStatus(offset: number, lengthBytes: number, most = Infinity): Promise<Stretch[]> {
     const found: Stretch[] = [];
     await this.#do('blockStatus', offset, lengthBytes, () => undefined);
     for (let at = offset; at < offset + lengthBytes;) {
@@ -64,6 +66,7 @@ export class MemoryDisk implements ServedDisk {
       const isZero = Buffer.compare(this.bytes.subarray(at, end), ZEROES.subarray(0, end - at)) === 0;
       const last = found.at(-1);
       if (last?.isZero === isZero) last.lengthBytes += end - at;
+      else if (found.length === most) break;
       else found.push({ offset: at, lengthBytes: end - at, isAllocated: !isZero, isZero });
       at = end;
     }

@@ -27,6 +27,10 @@ class End extends Duplex {
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     const { peer } = this;
     this.#taken?.(new Error('EPIPE'));
+    // Nobody takes its own last chunk any more.
+    const taken = peer!.#taken;
+    peer!.#taken = null;
+    taken?.(new Error('EPIPE'));
     if (peer !== null && !peer.destroyed && !peer.readableEnded) peer.push(null);
     done(error);
   }

@@ -14,8 +14,12 @@ interface Begun extends InMemory {
   disk: MemoryDisk;
 }
 
-async function begin(disk: MemoryDisk, options: Parameters<Client['begin']>[0] = {}): Promise<Begun> {
-  const connected = connectTo(disk);
+async function begin(
+  disk: MemoryDisk,
+  options: Parameters<Client['begin']>[0] = {},
+  connection: Parameters<typeof connectTo>[1] = {},
+): Promise<Begun> {
+  const connected = connectTo(disk, connection);
   await connected.client.begin(options);
   return { ...connected, disk };
 }
@@ -77,9 +81,23 @@ describe.each(WAYS)('with %j', (way) => {
       'writeZeroes 1+3 kept',
       'writeZeroes 1+4',
       'flush',
-      `read 10+${PIECE_BYTES}`,
-      `read ${10 + PIECE_BYTES}+1`,
+      `blockStatus 10+${PIECE_BYTES + 1}`,
+      'read 10+4086',
+      `read 12288+${PIECE_BYTES + 11 - 12_288}`,
     ]);
+  });
+
+  test('FAST_ZERO is refused where it would not be fast', async () => {
+    const { client, disk } = await begin(filled(MIB), way);
+    disk.hasFastZeroes = false;
+    const zero = async (flags: number): Promise<number> =>
+      (await client.ask(CMD.WRITE_ZEROES, { length: 512, flags })).error;
+    expect([await zero(FLAG.FAST_ZERO), await zero(0), await zero(FLAG.NO_HOLE)]).toEqual([
+      ERR.ENOTSUP,
+      0,
+      0,
+    ]);
+    expect(disk.log).toEqual(['writeZeroes 0+512', 'writeZeroes 0+512 kept']);
   });
 
   test('FUA flushes what it goes with, once it is done, and only that', async () => {
@@ -237,7 +255,53 @@ describe('structured reads', () => {
     expect([budget.freeBytes, budget.heldBytes]).toEqual([4 * PIECE_BYTES, 0]);
   });
 
-  test('simple: one that fails after it has begun cuts off, since there is no other way to say it', async () => {
+  describe.each([
+    ['simple', { structured: false }, 0],
+    ['with DF', {}, FLAG.DF],
+  ])('in one part (%s)', (_, way, flags) => {
+    const failsAt =
+      (where: number) =>
+      (operation: string, offset: number): void => {
+        if (operation === 'read' && offset === where) throw new QcowError('IO', 'broken');
+      };
+
+    test('fail as a whole where there is room for them', async () => {
+      const { client, disk, budget } = await begin(filled(2 * MIB), way);
+      for (const where of [0, 512 * KIB, 768 * KIB]) {
+        disk.before = failsAt(where);
+        const answer = await client.ask(CMD.READ, { length: MIB, flags });
+        expect(answer).toMatchObject({ error: ERR.EIO, chunks: [] });
+      }
+      disk.before = () => undefined;
+      const answer = await client.ask(CMD.READ, { length: MIB, flags });
+      expect(Buffer.compare(answer.data!, disk.bytes.subarray(0, MIB))).toBe(0);
+      expect(budget.freeBytes).toBe(4 * PIECE_BYTES);
+    });
+
+    test('fail as a whole where the first of many pieces fails', async () => {
+      const { client, disk, budget } = await begin(filled(4 * MIB), way);
+      disk.before = failsAt(0);
+      const answer = await client.ask(CMD.READ, { length: 4 * MIB, flags });
+      expect(answer).toMatchObject({ error: ERR.EIO, chunks: [] });
+      expect((await client.ask(CMD.READ, { offset: 1, length: 4 * MIB - 1, flags })).error).toBe(0);
+      expect(budget.freeBytes).toBe(4 * PIECE_BYTES);
+    });
+  });
+
+  test('of many pieces with DF, that fail amidst them, go on with zeroes and end with the failure', async () => {
+    const { client, disk, failures } = await begin(filled(4 * MIB));
+    disk.before = (_, offset) => {
+      if (offset === 2 * MIB) throw new QcowError('IO', 'broken');
+    };
+    const answer = await client.ask(CMD.READ, { length: 4 * MIB, flags: FLAG.DF });
+    expect(answer).toMatchObject({ error: ERR.EIO, message: 'broken', chunks: [`data 0+${4 * MIB}`] });
+    expect(Buffer.compare(answer.data!.subarray(0, 2 * MIB), disk.bytes.subarray(0, 2 * MIB))).toBe(0);
+    expect(answer.data!.subarray(2 * MIB).every((byte) => byte === 0)).toBe(true);
+    expect(failures).toHaveLength(1);
+    expect((await client.ask(CMD.FLUSH)).error).toBe(0);
+  });
+
+  test('simple: one of many pieces that fails amidst them cuts off, since there is no other way to say it', async () => {
     const { client, disk } = await begin(filled(4 * MIB), { structured: false });
     disk.before = (_, offset) => {
       if (offset === 2 * MIB) throw new QcowError('IO', 'broken');
@@ -280,8 +344,8 @@ describe('BLOCK_STATUS', () => {
   });
 
   test('goes through a long disk in steps, and says as much as one answer holds', async () => {
-    const { client, disk } = await begin(new MemoryDisk(48 * MIB));
-    expect((await client.ask(CMD.BLOCK_STATUS, { length: 48 * MIB })).extents).toEqual([[48 * MIB, 3]]);
+    const { client, disk } = await begin(new MemoryDisk(600 * MIB));
+    expect((await client.ask(CMD.BLOCK_STATUS, { length: 600 * MIB })).extents).toEqual([[600 * MIB, 3]]);
     expect(disk.log).toHaveLength(3);
     for (let at = 0; at < disk.sizeBytes; at += 8192) disk.bytes[at] = 1;
     const { extents } = await client.ask(CMD.BLOCK_STATUS, { length: 48 * MIB });
@@ -303,6 +367,19 @@ describe('the end', () => {
     client.send(bytes);
     expect((await ended)?.message).toBe('no request where one was due');
     expect(Buffer.from(disk.bytes.subarray(0, 5)).toString()).toBe('hello');
+  });
+
+  test.each([
+    ['after what is no request', new Uint8Array(28), 'no request where one was due', {}],
+    ['after DISC', requestBytes(CMD.DISC, 9), undefined, { farewellMs: 50 }],
+    ['after the end of the stream', null, undefined, { farewellMs: 50 }],
+  ])('a client that takes no answers is not waited for %s', async (_, bytes, problem, limit) => {
+    const { client, ended } = await begin(filled(4 * MIB), {}, limit);
+    client.stream.pause();
+    for (let i = 0; i < 3; i++) client.send(requestBytes(CMD.READ, i, { length: 4 * MIB, flags: FLAG.DF }));
+    if (bytes === null) client.stream.end();
+    else client.send(bytes);
+    expect((await ended)?.message).toBe(problem);
   });
 
   test.each(['DISC', 'the end of the stream'])(
@@ -339,6 +416,41 @@ describe('the end', () => {
     connection.stop();
     goOn();
     expect(await client.answer()).toMatchObject({ cookie: first, error: 0 });
+    client.stream.end();
+    expect(await ended).toBeNull();
+  });
+
+  test('a stop refuses all that the client has sent already, or sends while it waits', async () => {
+    const { client, connection, disk, ended } = await begin(filled(MIB));
+    let goOn: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => (goOn = resolve));
+    disk.before = () => held;
+    const data = new Uint8Array(100_000);
+    for (let i = 0; i < 12; i++) client.request(CMD.READ, { length: 100 });
+    while (disk.atWork < 12) await new Promise((resolve) => setTimeout(resolve, 1));
+    connection.stop();
+    for (let i = 0; i < 50; i++) client.request(CMD.WRITE, { data });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    client.request(CMD.FLUSH);
+    for (let i = 0; i < 51; i++) expect((await client.answer()).error).toBe(ERR.ESHUTDOWN);
+    goOn();
+    for (let i = 0; i < 12; i++) expect((await client.answer()).error).toBe(0);
+    // It waits for nothing now.
+    expect(await client.rest()).toHaveLength(0);
+    client.stream.end();
+    expect(await ended).toBeNull();
+  });
+
+  test('a stop does not go on refusing for ever', async () => {
+    const { client, connection, ended } = await begin(filled(MIB));
+    connection.stop();
+    const askOn = async (): Promise<void> => {
+      for (;;) {
+        expect((await client.ask(CMD.READ, { length: 100 })).error).toBe(ERR.ESHUTDOWN);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    };
+    await expect(askOn()).rejects.toThrow(Gone);
     client.stream.end();
     expect(await ended).toBeNull();
   });

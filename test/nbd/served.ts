@@ -4,6 +4,7 @@ import { onTestFinished } from 'vitest';
 import { Budget } from '../../src/nbd/budget.js';
 import { BufferPool, PIECE_BYTES } from '../../src/nbd/buffer-pool.js';
 import { Connection, type ConnectionOptions } from '../../src/nbd/connection.js';
+import { Door } from '../../src/nbd/door.js';
 import type { ProtocolError } from '../../src/nbd/errors.js';
 import { NbdServer, type ServerOptions } from '../../src/nbd/server.js';
 import { noTraffic } from '../../src/nbd/traffic.js';
@@ -31,6 +32,7 @@ export function connectTo(
     served: { name: options.name ?? '', disk },
     ...{ tls: null, budget, pool: new BufferPool(), traffic: noTraffic() },
     onFailure: (error) => failures.push(error),
+    door: new Door(1, 1),
     ...options,
   });
   return { client: new Client(ours), connection, budget, failures, ended: connection.run() };

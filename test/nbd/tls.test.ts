@@ -10,7 +10,7 @@ import { temporaryDirectory } from '../support-tests/temporary-directory.js';
 import { type Identity, makeCertificates } from './certificates.js';
 import { Client, CMD, Gone, OPT, REP, goData, metaData, optionBytes } from './client.js';
 import { MemoryDisk } from './memory-disk.js';
-import { serveAt } from './served.js';
+import { connectTo, serveAt } from './served.js';
 
 const MIB = 1 << 20;
 const directory = temporaryDirectory();
@@ -123,7 +123,7 @@ describe('what would count as said within it', () => {
     await client.option(OPT.STARTTLS);
     client.send(optionBytes(OPT.LIST));
     await client.rest();
-    await expect.poll(() => server.traffic.clients).toBe(0);
+    await expect.poll(() => server.connections).toBe(0);
     expect(problems[0]?.message).toMatch(/^TLS failed: /);
   });
 
@@ -132,7 +132,15 @@ describe('what would count as said within it', () => {
     const client = await plain();
     await client.option(OPT.STARTTLS);
     client.stream.destroy();
-    await expect.poll(() => server.traffic.clients).toBe(0);
+    await expect.poll(() => server.connections).toBe(0);
+  });
+
+  test('whoever does not come to it is cut off', async () => {
+    const files = pem(made.server);
+    const { client, ended } = connectTo(new MemoryDisk(512), { tls: files, handshakeMs: 30 });
+    await client.greet();
+    expect(await ended).toBeNull();
+    await expect(client.take(1)).rejects.toThrow(Gone);
   });
 });
 
@@ -153,7 +161,7 @@ describe('with an authority for clients', () => {
         await client.option(OPT.LIST);
       };
       await expect(said()).rejects.toThrow();
-      await expect.poll(() => server.traffic.clients).toBe(0);
+      await expect.poll(() => server.connections).toBe(0);
       expect(problems[0]?.message).toMatch(/^TLS failed: /);
     },
   );
