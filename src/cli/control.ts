@@ -47,7 +47,14 @@ function linesOf(command: ControlCommand, facts: Facts): string {
   const { status, bytesReclaimed, seconds } = facts as unknown as NowFacts;
   const { path, image } = status;
   const length = humanBytes(image?.fileBytes ?? 0);
-  return `${printable(path)}: ${length}, reclaimed ${humanBytes(bytesReclaimed)} in ${humanDuration(seconds)}`;
+  const line = `${length}, reclaimed ${humanBytes(bytesReclaimed)} in ${humanDuration(seconds)}`;
+  return `${printable(path)}: ${line}${leftIn(image)}`;
+}
+
+function leftIn(image: StatusFacts['image']): string {
+  if (image === null || image.junkBytes === 0 || image.fixedBytes < image.fileBytes) return '';
+  const junk = humanBytes(image.junkBytes);
+  return `; ${junk} of junk stay before what does not move beside clients: compact it when the VM is shut down`;
 }
 
 /** In the document too, where one is asked for. */

@@ -106,6 +106,8 @@ async function runCommand(argv: string[]): Promise<number> {
 
 /** The exit status. */
 async function main(argv: string[]): Promise<number> {
+  // Else it would open a port for debuggers: `serve` tells its status by it, once there is one.
+  process.on('SIGUSR1', () => undefined);
   const output = survivePipes();
   let status: number;
   try {

@@ -77,7 +77,7 @@ function createProgram(): Command {
     .option('--tls-key <F>', 'its key')
     .option('--tls-ca <F>', 'let in only clients with a certificate that this one has signed')
     .option('--cache-size <S>', 'memory for tables of the image (default: 64M)')
-    .option('--keep-erased <N>', 'keep N clusters zeroed and ready for new data (default: 0)')
+    .option('--keep-erased <N>', 'keep N clusters of junk zeroed and ready for new data (default: 0)')
     .option('--compact-after <S>', 'compact once more than this is junk; 0: only by `now` (default: 1G)')
     .option('--background-rate <R>', 'copy at most so many bytes a second while clients work (default: 32M)')
     .option('--json', 'log in JSON, one object a line on stdout (docs/serve.md)')

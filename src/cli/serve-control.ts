@@ -24,7 +24,9 @@ export function controlOf(disk: Qcow2Disk, status: () => StatusFacts): Control {
   return {
     async run(command, tell) {
       if (command === 'status') return asFacts(status());
-      const timer = setInterval(() => tell(asFacts(status())), TELL_EVERY_MS);
+      const timer = setInterval(() => {
+        if (!tell(asFacts(status()))) clearInterval(timer);
+      }, TELL_EVERY_MS);
       const began = process.uptime();
       try {
         const bytesReclaimed = await disk.compactNow();

@@ -19,6 +19,7 @@ export interface StatusFacts extends Omit<Traffic, 'changes'> {
     movesUnderWay: number;
     clustersMoved: number;
     bytesReclaimed: number;
+    fixedBytes: number;
     isCompacting: boolean;
     /** What failed last in the background, until something succeeds. */
     failure: Pick<Failure, 'code' | 'message'> | null;

@@ -86,6 +86,12 @@ export class Changes {
     return statusOf(this.recycler, this.#background);
   }
 
+  /** The work in the background begins nothing new, and waits for nobody. */
+  stopBackground(): void {
+    // `finish` hears of a failure.
+    this.#background.stop().catch(() => undefined);
+  }
+
   compactNow(): Promise<number> {
     return this.#background.compactNow();
   }

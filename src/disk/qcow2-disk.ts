@@ -242,6 +242,8 @@ export class Qcow2Disk {
   }
 
   async #close(): Promise<void> {
+    // Requests may wait for what it is at.
+    this.#changes?.stopBackground();
     if (this.#requests.inFlight > 0) await new Promise<void>((resolve) => (this.#onIdle = resolve));
     try {
       await this.#changes?.finish();

@@ -156,8 +156,12 @@ export class Connection {
       output.send(optionReply(Option.control, type, JSON.stringify(facts)), () => (isSending = false));
     };
     // Who does not read is told less, and not kept waiting for.
-    const tell = (facts: Facts): void => void (isSending || send(Reply.facts, facts));
-    const gone = this.#input.ended();
+    let isHeard = true;
+    const tell = (facts: Facts): boolean => {
+      if (isHeard && !isSending) send(Reply.facts, facts);
+      return isHeard;
+    };
+    const gone = this.#input.ended().then(() => (isHeard = false));
     const answered = control.run(command, tell).then(
       (facts) => {
         send(Reply.facts, facts);

@@ -2,20 +2,15 @@
  * The file grows at its end, with the refcount blocks that the new clusters need and a longer refcount table where
  * the present one is full. What is added is junk: a hole, which erasing takes for erased without a write.
  */
-import { SECTOR } from '../device/block-device.js';
 import { QcowError } from '../errors.js';
-import {
-  MAX_REFCOUNT_TABLE_BYTES,
-  REFCOUNT_TABLE_CLUSTERS_AT,
-  REFCOUNT_TABLE_OFFSET_AT,
-} from '../format/header.js';
-import { viewOf, writeWord } from '../format/words.js';
+import { MAX_REFCOUNT_TABLE_BYTES } from '../format/header.js';
 import { Kind } from '../image/host-clusters.js';
 import { MAX_CLUSTERS } from '../image/image.js';
 import { State } from './cluster-map.js';
 import { range } from './eraser.js';
 import type { Recycler } from './recycler.js';
 import { createBlocks, withdrawBlocks } from './structures.js';
+import { nameTable, readHeaderSector } from './table-move.js';
 
 /** A longer table has so much more room than it needs, so that it seldom has to move. */
 const ROOM_TO_GROW = 1.5;
@@ -72,8 +67,7 @@ async function describe(recycler: Recycler): Promise<void> {
 async function lengthenTable(recycler: Recycler, entries: number): Promise<void> {
   const { volume } = recycler;
   const { map, clusterBytes } = volume;
-  const { header, refcounts } = volume.image;
-  const before = range(refcounts.tableOffset / clusterBytes, refcounts.tableClusters);
+  const { refcounts } = volume.image;
   const index = refcounts.blocks.length;
   const { blocks, tableClusters } = sizeOfTable(index, entries, clusterBytes, refcounts.perBlock);
   const start = index * refcounts.perBlock;
@@ -84,6 +78,7 @@ async function lengthenTable(recycler: Recycler, entries: number): Promise<void>
   const tableOffset = (start + blocks) * clusterBytes;
   map.transition(places, State.junk, State.held);
   refcounts.growTable(tableClusters);
+  let header: Uint8Array;
   try {
     for (const [k, cluster] of places.entries()) {
       if (k < blocks) refcounts.addBlock(index + k, cluster * clusterBytes);
@@ -97,22 +92,14 @@ async function lengthenTable(recycler: Recycler, entries: number): Promise<void>
     await volume.device.write(refcounts.encodeTable(tableClusters), tableOffset);
     await recycler.writeCounts();
     await recycler.flush();
+    header = await readHeaderSector(volume);
   } catch (error) {
     withdrawBlocks(volume, range(index, blocks), places);
-    refcounts.shrinkTable(before.length);
+    refcounts.shrinkTable(refcounts.tableClusters);
     throw error;
   }
   map.transition(places, State.held, State.live);
-  const sector = new Uint8Array(SECTOR);
-  await volume.device.read(sector, 0);
-  writeWord(viewOf(sector), REFCOUNT_TABLE_OFFSET_AT, tableOffset);
-  viewOf(sector).setUint32(REFCOUNT_TABLE_CLUSTERS_AT, tableClusters);
-  await recycler.writeReferences(sector, 0);
-  refcounts.tableOffset = tableOffset;
-  refcounts.tableClusters = tableClusters;
-  header.refcountTableOffset = tableOffset;
-  header.refcountTableClusters = tableClusters;
-  recycler.leave(before);
+  await nameTable(recycler, header, tableOffset, tableClusters);
 }
 
 /** Blocks from `index` on, as many as describe themselves and the table behind them. */

@@ -4,7 +4,14 @@ import { type StatusFacts, statusLines } from '../../src/cli/serve-status.js';
 
 const image = {
   ...{ fileBytes: 3 << 20, junkBytes: 1 << 20, erasedBytes: 0, availableBytes: 512, movesUnderWay: 2 },
-  ...{ clustersMoved: 1, bytesReclaimed: 5 << 20, isCompacting: false, failure: null, failures: 0 },
+  ...{
+    clustersMoved: 1,
+    bytesReclaimed: 5 << 20,
+    fixedBytes: 0,
+    isCompacting: false,
+    failure: null,
+    failures: 0,
+  },
 };
 const facts: StatusFacts = {
   ...{ path: 'vm\n.qcow2', sizeBytes: 1 << 30, readOnly: false, image },

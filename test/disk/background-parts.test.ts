@@ -13,6 +13,7 @@ const RESTING: Look = {
   junk: 0,
   reclaimable: 0,
   compactAfter: 10,
+  isCompacting: false,
   isStable: true,
   hasFlushedMoves: false,
   hasUnfinishedMoves: false,

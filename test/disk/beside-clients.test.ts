@@ -3,12 +3,14 @@ import { describe, expect, test } from 'vitest';
 import { systemError } from '../../src/system-error.js';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { Allocator } from '../../src/disk/allocator.js';
-import { Qcow2Disk } from '../../src/disk/qcow2-disk.js';
+import { RecordingDevice } from '../../src/device/recording-device.js';
+import { type DeviceDiskOptions, Qcow2Disk } from '../../src/disk/qcow2-disk.js';
 import { State } from '../../src/recycler/cluster-map.js';
 import { Moves } from '../../src/recycler/moves.js';
 import { FakeClock } from '../device/fake-clock.js';
 import { type GatedKind, GateDevice } from '../recycler/gate-device.js';
-import { isPending, rigFor } from '../recycler/harness.js';
+import { inOrder, isPending, rigFor } from '../recycler/harness.js';
+import { crashStates } from '../support/crash-simulator.js';
 import { image } from '../support/image-builder.js';
 import { inspect } from '../support/oracle.js';
 
@@ -261,4 +263,194 @@ test('a step of a round that fails on the host is told, and nothing of it stays 
     expect(disk.status()).toMatchObject({ failures: 1, movesUnderWay: 0 });
     if (disk.failure === null) await disk.close();
   }
+});
+
+describe('the throttle', () => {
+  /** All that is left to move is a refcount block; a client is at work. */
+  async function slow(options: DeviceDiskOptions = {}) {
+    const arrange = inOrder('L1', 'L2', 'refcount table', 'data', 'junk', 'refcount block');
+    const { bytes, where } = image({ clusterBits: 12, virtualSize: 64 * CLUSTER, seed: 5 })
+      .writeRange(0, 20)
+      .layout({ gap: 3, arrange })
+      .buildWithMap();
+    const gate = new GateDevice(new MemoryDevice(bytes));
+    const disk = await Qcow2Disk.on(gate, { backgroundBytesPerSecond: 1, fillBytes: CLUSTER, ...options });
+    const shut = gate.shut('read', where('data active:0') * CLUSTER, CLUSTER);
+    const reading = disk.read(filled(0), 0);
+    await shut.arrived;
+    return { disk, shut, reading };
+  }
+
+  test('holds up no client that needs a cluster', async () => {
+    const { disk, shut, reading } = await slow();
+    const compacting = disk.compactNow();
+    expect(await isPending(compacting)).toBe(true);
+    await disk.write(filled(1), 40 * CLUSTER);
+    shut.open();
+    await reading;
+    await disk.close();
+    await compacting;
+  });
+
+  test('is passed before clients are kept from clusters, and not once more meanwhile', async () => {
+    const clock = new FakeClock();
+    const { disk, shut, reading } = await slow({ clock, backgroundBytesPerSecond: CLUSTER });
+    const before = clock.now();
+    await disk.compactNow();
+    expect(disk.recycler!.clustersMoved).toBe(1);
+    // As much as four blocks may take, but for the burst.
+    expect(clock.now() - before).toBeGreaterThan(3);
+    expect(clock.now() - before).toBeLessThanOrEqual(4);
+    shut.open();
+    await reading;
+    await disk.close();
+  });
+
+  test('ends with the disk, whose requests may wait for what it holds back', async () => {
+    const { disk, shut, reading } = await slow();
+    const compacting = disk.compactNow();
+    expect(await isPending(compacting)).toBe(true);
+    const closing = disk.close();
+    await compacting;
+    shut.open();
+    await Promise.all([reading, closing]);
+  });
+});
+
+describe('a compaction that has begun', () => {
+  async function discarding(options: DeviceDiskOptions) {
+    const clock = new FakeClock();
+    const bytes = image({ clusterBits: 12, virtualSize: 64 * CLUSTER, seed: 5 })
+      .writeRange(0, 40)
+      .build();
+    const memory = new MemoryDevice(bytes);
+    const disk = await Qcow2Disk.on(memory, { clock, fillBytes: CLUSTER, ...options });
+    await disk.discard(0, 20 * CLUSTER);
+    await disk.flush();
+    return { clock, memory, disk };
+  }
+
+  test('goes on to the end, and does not stop at the junk that it began for', async () => {
+    const { clock, disk } = await discarding({ compactAfterBytes: 15 * CLUSTER, roundBytes: 2 * CLUSTER });
+    await clock.sleep(500);
+    expect(disk.status()).toMatchObject({ junkBytes: 0, isCompacting: false });
+    // As much as before is none that anybody waits for.
+    await disk.discard(20 * CLUSTER, 10 * CLUSTER);
+    await clock.sleep(500);
+    expect(disk.status()).toMatchObject({ junkBytes: 10 * CLUSTER, isCompacting: false });
+    await disk.close();
+  });
+
+  test('waits for no delayed barrier while clients rest', async () => {
+    const { clock, disk } = await discarding({ compactAfterBytes: 1, roundBytes: CLUSTER });
+    // Two looks at the junk, 5 s apart, and then twenty rounds.
+    await clock.sleep(12);
+    expect(disk.status()).toMatchObject({ junkBytes: 0, isCompacting: false, clustersMoved: 20 });
+    await disk.close();
+  });
+});
+
+describe('what holds the end of the file', () => {
+  const layout = (...order: string[]) =>
+    image({ clusterBits: 12, virtualSize: 64 * CLUSTER, seed: 5 })
+      .writeRange(0, 20)
+      .layout({ gap: 8, arrange: inOrder(...order) });
+
+  test('is a refcount table that has grown there: it goes to the front', async () => {
+    const { bytes, where } = layout(
+      'L1',
+      'L2',
+      'data',
+      'refcount block',
+      'junk',
+      'refcount table',
+    ).buildWithMap();
+    const memory = new MemoryDevice(bytes);
+    const gate = new GateDevice(memory);
+    const recorder = new RecordingDevice(gate);
+    const disk = await Qcow2Disk.on(recorder, { clock: new FakeClock() });
+    const place = where('refcount table');
+    expect(await disk.compactNow()).toBe(8 * CLUSTER);
+    expect(disk.recycler!.volume.image.refcounts.tableOffset).toBeLessThan(place * CLUSTER);
+    expect(disk.status()).toMatchObject({ junkBytes: 0 });
+    await disk.write(filled(1), 50 * CLUSTER);
+    await disk.close();
+    expect(inspect(memory.bytes())).toMatchObject({ corruptions: [], leaks: 0 });
+    for (const { label, bytes: state } of crashStates(bytes, recorder.log, { seed: 7, subsetsPerWindow: 40 }))
+      expect(inspect(state).corruptions, label).toEqual([]);
+  });
+
+  test.each(['read', 'write', 'flush'] as const)(
+    'stays where it is when a %s fails, and a header that is not certain ends all',
+    async (kind) => {
+      const bytes = layout('L1', 'L2', 'data', 'refcount block', 'junk', 'refcount table').build();
+      for (let nth = 1; nth < 8; nth++) {
+        const memory = new MemoryDevice(bytes);
+        const gate = new GateDevice(memory);
+        const disk = await Qcow2Disk.on(gate, { clock: new FakeClock() });
+        const real = gate[kind].bind(gate) as (...args: unknown[]) => Promise<void>;
+        let count = 0;
+        Object.assign(gate, {
+          [kind]: (...args: unknown[]) => (++count === nth ? Promise.reject(EIO) : real(...args)),
+        });
+        await disk.compactNow().catch(() => 0);
+        Object.assign(gate, { [kind]: real });
+        expect(inspect(memory.bytes()).corruptions).toEqual([]);
+        disk.recycler!.assertConsistent();
+        if (disk.failure === null) {
+          await disk.compactNow();
+          await disk.close();
+          expect(inspect(memory.bytes())).toMatchObject({ corruptions: [], leaks: 0 });
+        } else await expect(disk.close()).rejects.toThrow();
+      }
+    },
+  );
+
+  test('is an L1 table: what lies before it is not copied for nothing, and the status tells', async () => {
+    const { bytes, where } = layout('refcount', 'L2', 'junk', 'data', 'L1').buildWithMap();
+    const disk = await Qcow2Disk.on(new MemoryDevice(bytes), { clock: new FakeClock() });
+    expect(await disk.compactNow()).toBe(0);
+    expect(disk.status()).toMatchObject({
+      ...{ clustersMoved: 0, junkBytes: 8 * CLUSTER, fixedBytes: (where('L1') + 1) * CLUSTER },
+    });
+    await disk.close();
+  });
+
+  test('is a table that the disk itself has made longer: it goes without the room that it has for more', async () => {
+    const bytes = image({ refcountOrder: 6, virtualSize: 6000 * 512, seed: 3 })
+      .writeRange(0, 10)
+      .build();
+    const memory = new MemoryDevice(bytes);
+    const disk = await Qcow2Disk.on(memory, { clock: new FakeClock() });
+    for (let cluster = 10; cluster < 5900; cluster += 100) await disk.write(filled(1, 51_200), cluster * 512);
+    await disk.flush();
+    const { refcounts } = disk.recycler!.volume.image;
+    const before = refcounts.tableClusters;
+    await disk.discard(10 * 512, 5990 * 512 - 512);
+    await disk.compactNow();
+    expect(refcounts.tableClusters).toBeLessThan(before);
+    // L2 tables without an entry stay.
+    expect(memory.lengthBytes).toBeLessThan(200 * 512);
+    await disk.close();
+    expect(inspect(memory.bytes())).toMatchObject({ corruptions: [], leaks: 0 });
+  });
+});
+
+test('who asks while one compaction waits for its turn shares it', async () => {
+  const bytes = image({ clusterBits: 12, virtualSize: 64 * CLUSTER, seed: 5 })
+    .writeRange(0, 40)
+    .build();
+  const memory = new MemoryDevice(bytes);
+  const recorder = new RecordingDevice(memory);
+  const disk = await Qcow2Disk.on(recorder, { clock: new FakeClock() });
+  await disk.discard(0, 20 * CLUSTER);
+  await disk.flush();
+  const asked = Array.from({ length: 50 }, () => disk.compactNow());
+  const gains = await Promise.all(asked);
+  // The first gains all, the second nothing, and the others are the second.
+  expect(gains[0]).toBe(20 * CLUSTER);
+  expect(gains.slice(1).every((gain) => gain === gains[1])).toBe(true);
+  const { flushes } = recorder;
+  expect(flushes).toBeLessThan(20);
+  await disk.close();
 });

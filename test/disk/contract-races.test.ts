@@ -159,7 +159,7 @@ test('C63: who waited for a table that moved goes through it where it is now', a
 });
 
 test('C41: while a refcount block moves nobody fills the pool, which would change what it says', async () => {
-  const arrange = inOrder('L1', 'L2', 'data', 'junk', 'refcount');
+  const arrange = inOrder('L1', 'L2', 'refcount table', 'data', 'junk', 'refcount block');
   const rig = await rigOf(small().writeRange(0, 20).layout({ gap: 3, arrange }));
   const block = rig.where('refcount block 0');
   const copying = rig.gate.shut('write', rig.where('junk') * CLUSTER, CLUSTER);

@@ -16,7 +16,7 @@ const directory = temporaryDirectory();
 /** `now` waits until it is told to go on. */
 class HeldControl implements Control {
   readonly asked: string[] = [];
-  tell: (facts: Facts) => void = () => undefined;
+  tell: (facts: Facts) => boolean = () => true;
   finish: (facts: Facts) => void = () => undefined;
   fail: (error: Error) => void = () => undefined;
   readonly #begun: (() => void)[] = [];
@@ -26,7 +26,7 @@ class HeldControl implements Control {
     return new Promise((resolve) => this.#begun.push(resolve));
   }
 
-  run(command: string, tell: (facts: Facts) => void): Promise<Facts> {
+  run(command: string, tell: (facts: Facts) => boolean): Promise<Facts> {
     this.asked.push(command);
     if (command === 'status') return Promise.resolve({ junkBytes: 7 });
     this.tell = tell;
@@ -131,6 +131,7 @@ describe('the option', () => {
     if (go === null) connection.stop();
     else go(client.stream);
     expect(await ended).toBeNull();
+    expect(control.tell({ part: 1 })).toBe(false);
     // What it came to is nobody's any more.
     control.fail(new Error('no room'));
     await new Promise((resolve) => setImmediate(resolve));

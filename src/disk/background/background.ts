@@ -34,6 +34,7 @@ export class Background {
   readonly #context: BackgroundContext;
   readonly #compactAfter: number | null;
   readonly #begin: () => Promise<void>;
+  readonly #throttle: Throttle;
   /** Waits for its turn beside the clients; false: the work is to end. */
   readonly #mayWrite: (bytes: number) => Promise<boolean>;
   readonly #rounds: LiveRounds;
@@ -43,14 +44,17 @@ export class Background {
   /** One piece of work at a time, those that were asked for included (C22). */
   readonly #turn = new Mutex();
   #isStopping = false;
+  #stopped: Promise<void> | null = null;
   #loop: Promise<void> | null = null;
   #failure: Error | null = null;
   /** How often something has failed. */
   failures = 0;
   /** A compaction has begun, and goes on until it finds nothing to move. */
   #isCompacting = false;
-  /** Calls of `compactNow` under way. */
-  #asked = 0;
+  /** `compactNow` is under way. */
+  #isAsked = false;
+  /** The one that is to begin next. */
+  #next: Promise<number> | null = null;
   /** So much was reclaimable when nothing could be moved: not tried again before that changes. */
   #nothingAt = -1;
   #lastBefore = -1;
@@ -60,14 +64,14 @@ export class Background {
     this.#context = context;
     this.#compactAfter = compactAfter;
     this.#begin = begin;
-    this.#rounds = new LiveRounds(context);
+    this.#throttle = throttle;
     this.#end = new FileEnd(context);
     this.#delayed = new DelayedFlusher(context.clock, () => this.#flush());
     this.#mayWrite = async (bytes) => {
       await throttle.pass(bytes, () => this.#isStopping);
       return !this.#isStopping;
     };
-    context.recycler.attach(context.tables, { mayCopy: this.#mayWrite });
+    this.#rounds = new LiveRounds(context, this.#mayWrite);
   }
 
   /** The last failure; null where all that was tried since has succeeded. */
@@ -76,11 +80,16 @@ export class Background {
   }
 
   get isCompacting(): boolean {
-    return this.#isCompacting || this.#asked > 0;
+    return this.#isCompacting || this.#isAsked || this.#next !== null;
   }
 
   get bytesReclaimed(): number {
     return this.#end.bytesReclaimed;
+  }
+
+  /** Bytes of the file before which nothing needed to move, as far as the last compaction knows. */
+  get fixedBytes(): number {
+    return this.#rounds.fixedBytes;
   }
 
   /** Works on its own from now on, where there is something to do. */
@@ -89,8 +98,12 @@ export class Background {
   }
 
   /** Nothing new is begun; the step at hand is finished, and a barrier leaves nothing under way. */
-  async stop(): Promise<void> {
-    if (this.#isStopping) return;
+  stop(): Promise<void> {
+    this.#stopped ??= this.#stop();
+    return this.#stopped;
+  }
+
+  async #stop(): Promise<void> {
     this.#isStopping = true;
     const { recycler } = this.#context;
     recycler.work.raise();
@@ -104,25 +117,34 @@ export class Background {
 
   /**
    * Compacts at once, however little there is to gain; ends when nothing is left to move, or clients change all that is to.
-   * Answers the bytes that the file has become shorter by.
+   * Answers the bytes that the file has become shorter by. Who asks while one waits for its turn shares it.
    */
-  async compactNow(): Promise<number> {
-    this.#asked++;
-    return this.#turn.run(async () => {
-      const before = this.bytesReclaimed;
-      if (this.#isStopping) return 0;
+  compactNow(): Promise<number> {
+    this.#next ??= this.#turn.run(async () => {
+      this.#next = null;
+      this.#isAsked = true;
       try {
-        await this.#begin();
-        await this.#toFixpoint();
-        this.#failure = null;
-        return this.bytesReclaimed - before;
-      } catch (error) {
-        this.#failed(error);
-        throw error;
+        return await this.#compact();
       } finally {
-        this.#asked--;
+        this.#isAsked = false;
       }
     });
+    return this.#next;
+  }
+
+  async #compact(): Promise<number> {
+    if (this.#isStopping) return 0;
+    const { device } = this.#context.recycler.volume;
+    const before = device.lengthBytes;
+    try {
+      await this.#begin();
+      await this.#toFixpoint();
+      this.#failure = null;
+      return Math.max(0, before - device.lengthBytes);
+    } catch (error) {
+      this.#failed(error);
+      throw error;
+    }
   }
 
   async #toFixpoint(): Promise<void> {
@@ -154,11 +176,12 @@ export class Background {
     await recycler.flush();
   }
 
-  /** What of the pool nobody asked for is in the way. */
+  /** What of the pool nobody asked for is in the way, and so is a refcount table that has grown at the end of the file. */
   async #prepare(): Promise<void> {
     const { allocator, keepErased } = this.#context;
     this.#rounds.lookAnew();
     await allocator.shrink(keepErased);
+    await this.#end.moveTable();
   }
 
   async #work(): Promise<void> {
@@ -196,6 +219,14 @@ export class Background {
     return decision;
   }
 
+  /** Clusters: junk, and what of the pool nobody asked for. */
+  #reclaimable(): number {
+    const { recycler, keepErased } = this.#context;
+    const { map } = recycler;
+    const pool = map.countOf(State.erased) + map.countOf(State.available);
+    return map.countOf(State.junk) + Math.max(0, pool - keepErased);
+  }
+
   #look(): Look {
     const { recycler, keepErased, clock } = this.#context;
     const { map } = recycler;
@@ -204,7 +235,7 @@ export class Background {
     const undescribed = Math.max(0, map.clusterCount - blocks.length * perBlock);
     const pool = map.countOf(State.erased) + map.countOf(State.available);
     const junk = map.countOf(State.junk);
-    const reclaimable = junk + Math.max(0, pool - keepErased);
+    const reclaimable = this.#reclaimable();
     const isWanted =
       this.#compactAfter !== null && reclaimable > this.#compactAfter && reclaimable !== this.#nothingAt;
     if (!isWanted && !this.#isCompacting) this.#watch.reset();
@@ -216,8 +247,9 @@ export class Background {
       pool,
       junk: Math.max(0, junk - undescribed),
       reclaimable,
-      compactAfter: isWanted || this.#isCompacting ? this.#compactAfter : null,
-      isStable: this.#isCompacting || (isWanted && this.#watch.isStable(clock.now(), reclaimable)),
+      compactAfter: isWanted ? this.#compactAfter : null,
+      isCompacting: this.#isCompacting,
+      isStable: !this.#isCompacting && isWanted && this.#watch.isStable(clock.now(), reclaimable),
       hasFlushedMoves: recycler.hasMoves(MoveState.flushed),
       hasUnfinishedMoves: recycler.unfinishedMoves,
       last,
@@ -226,13 +258,15 @@ export class Background {
   }
 
   async #do(decision: Decision): Promise<void> {
-    const { recycler, allocator, keepErased } = this.#context;
+    const { recycler, allocator, flusher, keepErased } = this.#context;
     if (decision === 'erase') {
       const amount = Math.min(allocator.clustersPerFill, amountToErase(recycler.map, keepErased));
       if (await this.#mayWrite(amount * recycler.volume.clusterBytes)) await allocator.refill(amount);
     } else if (decision === 'update references') await this.#rounds.updateReferences();
     else if (decision === 'compact') await this.#compactStep();
     else await this.#shorten();
+    // While clients rest nobody minds a barrier more, and rounds need not wait for the delayed one.
+    if (this.#isCompacting && !this.#throttle.isBusy) await flusher.flush();
   }
 
   /** Copies one round; barrier and references follow in their turns (C55). */
@@ -246,7 +280,7 @@ export class Background {
     if (copied === 'nothing' && leftHoles) return;
     this.#isCompacting = false;
     this.#watch.reset();
-    if (copied === 'nothing') this.#nothingAt = this.#context.recycler.map.countOf(State.junk);
+    if (copied === 'nothing') this.#nothingAt = this.#reclaimable();
   }
 
   async #shorten(): Promise<boolean> {

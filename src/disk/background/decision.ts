@@ -9,6 +9,8 @@ export interface Look {
   reclaimable: number;
   /** Compaction begins when more than this is reclaimable; null: never. */
   compactAfter: number | null;
+  /** It has begun, and goes on until nothing is left to move. */
+  isCompacting: boolean;
   /** What is reclaimable has not changed for a while, or not often enough to wait for it (C54). */
   isStable: boolean;
   hasFlushedMoves: boolean;
@@ -24,7 +26,8 @@ export function decide(look: Look): Decision {
   if (look.pool < look.keepErased && look.junk > 0) return 'erase';
   if (look.hasFlushedMoves) return 'update references';
   const hasEnough = look.compactAfter !== null && look.reclaimable > look.compactAfter;
-  if (hasEnough && look.isStable && !look.hasUnfinishedMoves) return 'compact';
+  const isTime = look.isCompacting || (hasEnough && look.isStable);
+  if (isTime && !look.hasUnfinishedMoves) return 'compact';
   if (look.last < look.lastBefore) return 'truncate';
-  return hasEnough && !look.isStable ? 'poll' : 'wait';
+  return hasEnough && !isTime ? 'poll' : 'wait';
 }

@@ -2,15 +2,21 @@
 import { State } from '../../recycler/cluster-map.js';
 import { goalFor } from '../../recycler/goal.js';
 import { releaseUnneeded } from '../../recycler/structures.js';
+import { moveTable } from '../../recycler/table-move.js';
 import type { BackgroundContext } from './context.js';
 
 export class FileEnd {
   readonly #context: BackgroundContext;
-  /** Bytes that the file has become shorter by. */
-  bytesReclaimed = 0;
+  /** Bytes that the file once had. */
+  #longest = 0;
 
   constructor(context: BackgroundContext) {
     this.#context = context;
+  }
+
+  /** Bytes that the file is shorter by than it once was. */
+  get bytesReclaimed(): number {
+    return Math.max(0, this.#longest - this.#context.recycler.volume.device.lengthBytes);
   }
 
   /** As long as what is in use, with room for the pool where the file has it. True where blocks left holes behind. */
@@ -21,6 +27,18 @@ export class FileEnd {
         await this.#cut();
         if (!(await this.#releaseLastBlock())) return released > 0;
       }
+    });
+  }
+
+  /** The refcount table goes to the front where it lies behind all that a file without junk has. */
+  async moveTable(): Promise<void> {
+    const { allocator, recycler } = this.#context;
+    const { refcounts } = recycler.volume.image;
+    await allocator.supply.run(async () => {
+      const first = refcounts.tableOffset / recycler.volume.clusterBytes;
+      if (first < this.#wantedClusters || !(await moveTable(recycler, first))) return;
+      // Its old place is free.
+      await recycler.flush();
     });
   }
 
@@ -39,9 +57,8 @@ export class FileEnd {
     // Counts of what is cut off would count for whatever is there later.
     allocator.giveBackFrom(kept);
     await recycler.writeCounts();
-    const before = device.lengthBytes;
+    this.#longest = Math.max(this.#longest, device.lengthBytes);
     await recycler.truncate(kept);
-    this.bytesReclaimed += before - device.lengthBytes;
   }
 
   /** A block is released once what it describes is junk, but for itself. True where one was. */

@@ -18,6 +18,8 @@ const TURNS: readonly (readonly Kind[])[] = [
 /** Clusters that are looked at in one turn of the event loop: some milliseconds. */
 const CLUSTERS_IN_TURN = 1 << 18;
 
+const MOVABLE = new Set(TURNS.flat());
+
 export interface LivePlan {
   kinds: readonly Kind[];
   /** Ascending, as the destinations are. */
@@ -48,6 +50,8 @@ async function planKinds(
   let looked = 0;
   for (let source = volume.map.clusterCount - 1; source > hole && sources.length < mostMoves; source--) {
     if (++looked % CLUSTERS_IN_TURN === 0) await nextTurn();
+    // What lies before it gains nothing by moving.
+    if (stays(volume, source)) break;
     if (!mayMove(volume, kinds, source)) continue;
     do {
       hole++;
@@ -63,6 +67,21 @@ async function planKinds(
     sources: Uint32Array.from(sources.reverse()),
     destinations: Uint32Array.from(destinations),
   };
+}
+
+/** The file ends behind it as long as clients are at work. */
+function stays({ map, clusters, pins }: Volume, cluster: number): boolean {
+  return map.is(cluster, State.live) && (!MOVABLE.has(clusters.kind(cluster)) || pins.has(cluster));
+}
+
+/** The last cluster that stays, -1 where there is none. */
+export async function lastThatStays(volume: Volume): Promise<number> {
+  let looked = 0;
+  for (let cluster = volume.map.clusterCount - 1; cluster >= 0; cluster--) {
+    if (++looked % CLUSTERS_IN_TURN === 0) await nextTurn();
+    if (stays(volume, cluster)) return cluster;
+  }
+  return -1;
 }
 
 /** A count that is not that of the references is to come down: until it has, a pointer on disk may remain. */

@@ -5,13 +5,16 @@
 import { Kind } from '../../image/host-clusters.js';
 import { MoveState, type Moves } from '../../recycler/moves.js';
 import type { BackgroundContext } from './context.js';
-import { planLive } from './live-plan.js';
+import { lastThatStays, planLive } from './live-plan.js';
 import { PlannedRounds } from './planned-rounds.js';
 
 /** Moves of one plan, whose slots are collected in one pass over the tables. */
 const MOST_MOVES = 1 << 16;
 /** Of one round, where clusters are small: it is planned and given up in one turn of the event loop. */
 const MOST_IN_ROUND = 1 << 13;
+
+/** Of refcount blocks: meanwhile nobody gets a cluster. */
+const MOST_BLOCKS = 4;
 
 /** Plans that came to nothing, since clients changed all that was to move. */
 const MOST_IN_VAIN = 3;
@@ -39,9 +42,19 @@ export class LiveRounds {
   #planned: PlannedRounds | null = null;
   #plansInVain = 0;
   #updatedBefore = 0;
+  readonly #pass: (bytes: number) => Promise<boolean>;
+  /** What is being copied has waited already. */
+  #isPaid = false;
+  /** Bytes of the file that stay where they are, as the last plan has found that came to nothing. */
+  fixedBytes = 0;
 
-  constructor(context: BackgroundContext) {
+  /** `pass`: waits for clients to leave room for so many bytes; false: the work is to end. */
+  constructor(context: BackgroundContext, pass: (bytes: number) => Promise<boolean>) {
     this.#context = context;
+    this.#pass = pass;
+    context.recycler.attach(context.tables, {
+      mayCopy: (bytes) => (this.#isPaid ? Promise.resolve(true) : pass(bytes)),
+    });
   }
 
   /** Registers the next round and copies it. That of refcount blocks is complete afterwards. */
@@ -63,9 +76,13 @@ export class LiveRounds {
     const { recycler, tables, roundBytes } = this.#context;
     const { volume } = recycler;
     const plan = await planLive(volume, MOST_MOVES);
-    if (plan === null) return false;
+    if (plan === null) {
+      this.fixedBytes = ((await lastThatStays(volume)) + 1) * volume.clusterBytes;
+      return false;
+    }
     this.#updatedBefore = recycler.referencesUpdated;
-    const perRound = Math.min(MOST_IN_ROUND, Math.max(1, Math.floor(roundBytes / volume.clusterBytes)));
+    const most = plan.kinds.includes(Kind.refcountBlock) ? MOST_BLOCKS : MOST_IN_ROUND;
+    const perRound = Math.min(most, Math.max(1, Math.floor(roundBytes / volume.clusterBytes)));
     this.#planned = await PlannedRounds.collect(volume, tables, plan, perRound);
     return true;
   }
@@ -79,11 +96,18 @@ export class LiveRounds {
     return true;
   }
 
-  /** In one go: what fills the pool changes counts, and what a block says must not change while it moves. */
-  #moveBlocks(planned: PlannedRounds): Promise<boolean> {
+  /**
+   * In one go: what fills the pool changes counts, and what a block says must not change while it moves. Nor does it give way
+   * to clients meanwhile, who may wait for clusters: it has done so before.
+   */
+  async #moveBlocks(planned: PlannedRounds): Promise<boolean> {
     const { allocator, recycler } = this.#context;
+    if (planned.isDone) return false;
+    if (!(await this.#pass(MOST_BLOCKS * recycler.volume.clusterBytes))) return false;
     return allocator.supply.run(async () => {
-      if (!(await this.#copyNext(planned))) return false;
+      this.#isPaid = true;
+      const isCopied = await this.#copyNext(planned).finally(() => (this.#isPaid = false));
+      if (!isCopied) return false;
       await recycler.flush();
       await this.updateReferences();
       await recycler.flush();

@@ -4,7 +4,7 @@ import { QcowError } from '../../errors.js';
 import { DEFAULT_ROUND_BYTES } from '../../recycler/rounds.js';
 
 export interface BackgroundSettings {
-  /** Clusters that are kept ready for new data, zeroed, so that writes need not wait for them. Default 0. */
+  /** Clusters that are kept ready for new data, zeroed, as far as there is junk: writes need not wait for them. Default 0. */
   keepErased?: number;
   /** The disk is compacted whenever it has more bytes of junk than this. Without it, and with 0, only by `compactNow`. */
   compactAfterBytes?: number;

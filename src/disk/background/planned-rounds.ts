@@ -38,6 +38,11 @@ export class PlannedRounds {
     return this.#plan.kinds;
   }
 
+  /** No round is left. */
+  get isDone(): boolean {
+    return this.#next >= this.#slots.length;
+  }
+
   /** The moves of the next round that are still possible, without an await to their registration; null after the last. */
   next(): Moves | null {
     const { sources, destinations, kinds } = this.#plan;

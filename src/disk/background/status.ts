@@ -18,8 +18,10 @@ export interface DiskStatus {
   clustersMoved: number;
   /** Clusters are on their way to the front, or about to be. */
   isCompacting: boolean;
-  /** Bytes that the file has become shorter by since the disk was opened. */
+  /** Bytes that the file is shorter by than it was at its longest since the disk was opened. */
   bytesReclaimed: number;
+  /** Bytes at the front that hold something which does not move beside clients: what junk is there stays. */
+  fixedBytes: number;
   /** What last failed in the background, until something succeeds; or what has ended all writing. */
   failure: Error | null;
   /** How often something has failed in the background. */
@@ -38,6 +40,7 @@ export function statusOf(recycler: Recycler, background: Background): DiskStatus
     clustersMoved,
     isCompacting: background.isCompacting,
     bytesReclaimed: background.bytesReclaimed,
+    fixedBytes: background.fixedBytes,
     failure: background.failure,
     failures: background.failures,
   };

@@ -22,14 +22,15 @@ export class Throttle {
     this.#lastRequest = this.#clock.now();
   }
 
-  get #isBusy(): boolean {
+  /** Clients are at work. */
+  get isBusy(): boolean {
     return this.#requests() > 0 || this.#clock.now() - this.#lastRequest < REST_SECONDS;
   }
 
   /** Waits until `bytes` may be copied; no longer once `hurries` says so. */
   async pass(bytes: number, hurries: () => boolean): Promise<void> {
     // At rest nothing is counted: else it would have to be paid for later.
-    if (!this.#isBusy) return;
-    await this.#limiter.take('write', bytes, () => hurries() || !this.#isBusy);
+    if (!this.isBusy) return;
+    await this.#limiter.take('write', bytes, () => hurries() || !this.isBusy);
   }
 }
