@@ -1,9 +1,13 @@
 /** What a server has to tell of its disk, as facts (docs/serve.md) and as lines. */
+import type { DiskStatus } from '../disk/background/status.js';
 import type { Qcow2Disk } from '../disk/qcow2-disk.js';
 import type { Traffic } from '../nbd/traffic.js';
 import type { Failure } from './outcome.js';
 import { printable } from './printable.js';
 import { countOf, humanBytes } from './units.js';
+
+/** What the disk tells of itself, with what failed in words. */
+export type DiskFacts = Omit<DiskStatus, 'failure'> & { failure: Pick<Failure, 'code' | 'message'> | null };
 
 /** Of `status`, of SIGUSR1, and of `now` on its way. Names are a promise: add, never rename. */
 export interface StatusFacts extends Omit<Traffic, 'changes'> {
@@ -11,20 +15,7 @@ export interface StatusFacts extends Omit<Traffic, 'changes'> {
   sizeBytes: number;
   readOnly: boolean;
   /** Null where nothing is written. */
-  image: {
-    fileBytes: number;
-    junkBytes: number;
-    erasedBytes: number;
-    availableBytes: number;
-    movesUnderWay: number;
-    clustersMoved: number;
-    bytesReclaimed: number;
-    fixedBytes: number;
-    isCompacting: boolean;
-    /** What failed last in the background, until something succeeds. */
-    failure: Pick<Failure, 'code' | 'message'> | null;
-    failures: number;
-  } | null;
+  image: DiskFacts | null;
 }
 
 export function statusFacts(

@@ -3,20 +3,10 @@ import { expect, onTestFinished, test } from 'vitest';
 import { MemoryDevice } from '../../src/device/memory-device.js';
 import { Qcow2Disk } from '../../src/disk/qcow2-disk.js';
 import { image } from '../support/image-builder.js';
+import { countTurns } from '../support/turns.js';
 
 const CLUSTER = 512;
 const CLUSTERS = 60_000;
-
-/** Turns of the event loop from now on. */
-function countTurns(): () => number {
-  let turns = 0;
-  let handle = setImmediate(function tick() {
-    turns++;
-    handle = setImmediate(tick);
-  });
-  onTestFinished(() => clearImmediate(handle));
-  return () => turns;
-}
 
 /** Every second cluster is there, and all tables are in memory. */
 async function fragmented(): Promise<Qcow2Disk> {

@@ -1,19 +1,9 @@
 /** What needs nothing of the host leaves it turns of the event loop all the same. */
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { CMD, FLAG } from './client.js';
 import { MemoryDisk } from './memory-disk.js';
 import { connectTo } from './served.js';
-
-/** Turns of the event loop from now on. */
-function countTurns(): () => number {
-  let turns = 0;
-  let handle = setImmediate(function tick() {
-    turns++;
-    handle = setImmediate(tick);
-  });
-  onTestFinished(() => clearImmediate(handle));
-  return () => turns;
-}
+import { countTurns } from '../support/turns.js';
 
 /** Keeps the processor busy. */
 function burn(ms: number): void {

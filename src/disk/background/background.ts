@@ -6,18 +6,15 @@ import { State } from '../../recycler/cluster-map.js';
 import { amountToErase } from '../../recycler/eraser.js';
 import { MoveState } from '../../recycler/moves.js';
 import { Mutex } from '../../recycler/locks.js';
+import { LiveCompaction } from './compaction.js';
 import type { BackgroundContext } from './context.js';
 import { type Decision, type Look, decide } from './decision.js';
 import { DelayedFlusher } from './delayed-flusher.js';
-import { FileEnd } from './file-end.js';
 import { JunkWatch } from './junk-watch.js';
-import { LiveRounds } from './live-rounds.js';
 import type { Throttle } from './throttle.js';
 
 /** Changes within so long are looked at together. */
 const LOOK_SECONDS = 0.02;
-/** Times that a compaction goes on after the end of the file has left holes. */
-const MOST_ENDS = 64;
 /** After a failure the host gets so long before it is asked again. */
 const PAUSE_SECONDS = 30;
 
@@ -37,8 +34,7 @@ export class Background {
   readonly #throttle: Throttle;
   /** Waits for its turn beside the clients; false: the work is to end. */
   readonly #mayWrite: (bytes: number) => Promise<boolean>;
-  readonly #rounds: LiveRounds;
-  readonly #end: FileEnd;
+  readonly #compaction: LiveCompaction;
   readonly #delayed: DelayedFlusher;
   readonly #watch = new JunkWatch();
   /** One piece of work at a time, those that were asked for included (C22). */
@@ -49,8 +45,6 @@ export class Background {
   #failure: Error | null = null;
   /** How often something has failed. */
   failures = 0;
-  /** A compaction has begun, and goes on until it finds nothing to move. */
-  #isCompacting = false;
   /** `compactNow` is under way. */
   #isAsked = false;
   /** The one that is to begin next. */
@@ -65,13 +59,12 @@ export class Background {
     this.#compactAfter = compactAfter;
     this.#begin = begin;
     this.#throttle = throttle;
-    this.#end = new FileEnd(context);
     this.#delayed = new DelayedFlusher(context.clock, () => this.#flush());
     this.#mayWrite = async (bytes) => {
       await throttle.pass(bytes, () => this.#isStopping);
       return !this.#isStopping;
     };
-    this.#rounds = new LiveRounds(context, this.#mayWrite);
+    this.#compaction = new LiveCompaction(context, this.#mayWrite, () => this.#isStopping);
   }
 
   /** The last failure; null where all that was tried since has succeeded. */
@@ -80,16 +73,16 @@ export class Background {
   }
 
   get isCompacting(): boolean {
-    return this.#isCompacting || this.#isAsked || this.#next !== null;
+    return this.#compaction.isUnderWay || this.#isAsked || this.#next !== null;
   }
 
   get bytesReclaimed(): number {
-    return this.#end.bytesReclaimed;
+    return this.#compaction.bytesReclaimed;
   }
 
   /** Bytes of the file before which nothing needed to move, as far as the last compaction knows. */
   get fixedBytes(): number {
-    return this.#rounds.fixedBytes;
+    return this.#compaction.fixedBytes;
   }
 
   /** Works on its own from now on, where there is something to do. */
@@ -110,7 +103,7 @@ export class Background {
     await this.#loop;
     await this.#delayed.stop();
     await this.#turn.run(async () => {
-      this.#rounds.forget();
+      this.#compaction.giveUp();
       if (recycler.unfinishedMoves && recycler.failure === null) await recycler.flush();
     });
   }
@@ -138,50 +131,13 @@ export class Background {
     const before = device.lengthBytes;
     try {
       await this.#begin();
-      await this.#toFixpoint();
+      await this.#compaction.toFixpoint();
       this.#failure = null;
       return Math.max(0, before - device.lengthBytes);
     } catch (error) {
       this.#failed(error);
       throw error;
     }
-  }
-
-  async #toFixpoint(): Promise<void> {
-    const { recycler, flusher } = this.#context;
-    await this.#finishRound();
-    // What clients have let go of is junk from here on.
-    await flusher.flush();
-    await this.#prepare();
-    // What a refcount block leaves is a hole, for a few more moves; clients could make new ones for ever.
-    for (let ends = 0; ends < MOST_ENDS; ends++) {
-      while (!this.#isStopping && (await this.#rounds.copy()) === 'copied') {
-        await this.#finishRound();
-        await this.#end.shorten();
-      }
-      if (this.#isStopping) return;
-      this.#rounds.lookAnew();
-      if (!(await this.#end.shorten())) break;
-    }
-    this.#isCompacting = false;
-    await recycler.flush();
-  }
-
-  /** Barrier, references, barrier. */
-  async #finishRound(): Promise<void> {
-    const { recycler } = this.#context;
-    if (!recycler.unfinishedMoves) return;
-    await recycler.flush();
-    await this.#rounds.updateReferences();
-    await recycler.flush();
-  }
-
-  /** What of the pool nobody asked for is in the way, and so is a refcount table that has grown at the end of the file. */
-  async #prepare(): Promise<void> {
-    const { allocator, keepErased } = this.#context;
-    this.#rounds.lookAnew();
-    await allocator.shrink(keepErased);
-    await this.#end.moveTable();
   }
 
   async #work(): Promise<void> {
@@ -238,7 +194,8 @@ export class Background {
     const reclaimable = this.#reclaimable();
     const isWanted =
       this.#compactAfter !== null && reclaimable > this.#compactAfter && reclaimable !== this.#nothingAt;
-    if (!isWanted && !this.#isCompacting) this.#watch.reset();
+    const isCompacting = this.#compaction.isUnderWay;
+    if (!isWanted && !isCompacting) this.#watch.reset();
     const last = map.lastCluster;
     const lastBefore = this.#lastBefore;
     this.#lastBefore = Math.max(last, lastBefore);
@@ -248,8 +205,8 @@ export class Background {
       junk: Math.max(0, junk - undescribed),
       reclaimable,
       compactAfter: isWanted ? this.#compactAfter : null,
-      isCompacting: this.#isCompacting,
-      isStable: !this.#isCompacting && isWanted && this.#watch.isStable(clock.now(), reclaimable),
+      isCompacting,
+      isStable: !isCompacting && isWanted && this.#watch.isStable(clock.now(), reclaimable),
       hasFlushedMoves: recycler.hasMoves(MoveState.flushed),
       hasUnfinishedMoves: recycler.unfinishedMoves,
       last,
@@ -262,31 +219,19 @@ export class Background {
     if (decision === 'erase') {
       const amount = Math.min(allocator.clustersPerFill, amountToErase(recycler.map, keepErased));
       if (await this.#mayWrite(amount * recycler.volume.clusterBytes)) await allocator.refill(amount);
-    } else if (decision === 'update references') await this.#rounds.updateReferences();
+    } else if (decision === 'update references') await this.#compaction.updateReferences();
     else if (decision === 'compact') await this.#compactStep();
-    else await this.#shorten();
+    else await this.#compaction.shorten();
+    if (decision === 'compact' || decision === 'truncate') this.#lastBefore = recycler.map.lastCluster;
     // While clients rest nobody minds a barrier more, and rounds need not wait for the delayed one.
-    if (this.#isCompacting && !this.#throttle.isBusy) await flusher.flush();
+    if (this.#compaction.isUnderWay && !this.#throttle.isBusy) await flusher.flush();
   }
 
-  /** Copies one round; barrier and references follow in their turns (C55). */
   async #compactStep(): Promise<void> {
-    if (!this.#isCompacting) await this.#prepare();
-    this.#isCompacting = true;
-    const copied = await this.#rounds.copy();
-    const leftHoles = await this.#shorten();
-    if (copied === 'copied') return;
-    this.#rounds.lookAnew();
-    if (copied === 'nothing' && leftHoles) return;
-    this.#isCompacting = false;
+    const ended = await this.#compaction.step();
+    if (ended === null) return;
     this.#watch.reset();
-    if (copied === 'nothing') this.#nothingAt = this.#reclaimable();
-  }
-
-  async #shorten(): Promise<boolean> {
-    const leftHoles = await this.#end.shorten();
-    this.#lastBefore = this.#context.recycler.map.lastCluster;
-    return leftHoles;
+    if (ended === 'nothing') this.#nothingAt = this.#reclaimable();
   }
 
   #needsFlush(): boolean {
@@ -306,14 +251,14 @@ export class Background {
     } catch (error) {
       this.#note(error);
       // Not beside a copy that is under way: what it writes to would be free at once.
-      await this.#turn.run(() => Promise.resolve(this.#giveUp()));
+      await this.#turn.run(() => Promise.resolve(this.#compaction.giveUp()));
     }
   }
 
   /** Within a turn. */
   #failed(error: unknown): void {
     this.#note(error);
-    this.#giveUp();
+    this.#compaction.giveUp();
   }
 
   /** Kept for who asks; the next try comes later (C58). */
@@ -321,11 +266,5 @@ export class Background {
     this.failures++;
     this.#failure = error instanceof Error ? error : new Error(String(error));
     this.#pausedUntil = this.#context.clock.now() + PAUSE_SECONDS;
-  }
-
-  /** What is under way is not gone on with. Within a turn. */
-  #giveUp(): void {
-    if (this.#context.recycler.failure === null) this.#rounds.forget();
-    this.#isCompacting = false;
   }
 }
