@@ -19,7 +19,7 @@ export async function decompress(
 ): Promise<Uint8Array> {
   let cluster: Uint8Array;
   try {
-    cluster = compressionType === ZSTD ? unzstd(extent, clusterBytes) : await inflate(extent, clusterBytes);
+    cluster = await (compressionType === ZSTD ? unzstd : inflate)(extent, clusterBytes);
   } catch (error) {
     throw damaged(place, error);
   }

@@ -1,4 +1,5 @@
 /** The refcount table at another place, beside clients: durable there before the header names it (I4). */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { SECTOR } from '../device/block-device.js';
 import { REFCOUNT_TABLE_CLUSTERS_AT, REFCOUNT_TABLE_OFFSET_AT } from '../format/header.js';
 import { viewOf, writeWord } from '../format/words.js';
@@ -8,9 +9,12 @@ import { range } from './eraser.js';
 import type { Recycler } from './recycler.js';
 import type { Volume } from './volume.js';
 
+/** Clusters that are looked at in one turn of the event loop. */
+const CLUSTERS_IN_TURN = 1 << 18;
+
 /**
  * Puts the table into the first hole that holds it, before `limit`, without the room beyond its last entry. False where there
- * is none. A failure before the header is written leaves all as it is.
+ * is none. The caller lets nobody use what is junk. A failure before the header is written leaves all as it is.
  */
 export async function moveTable(recycler: Recycler, limit: number): Promise<boolean> {
   return recycler.metadata.run(async () => {
@@ -18,7 +22,7 @@ export async function moveTable(recycler: Recycler, limit: number): Promise<bool
     const { map, clusters, clusterBytes, device } = volume;
     const { refcounts } = volume.image;
     const count = Math.ceil(((refcounts.present.at(-1)! + 1) * 8) / clusterBytes);
-    const first = findHole(volume, count, limit);
+    const first = await findHole(volume, count, limit);
     if (first < 0) return false;
     const places = range(first, count);
     map.transition(places, State.junk, State.held);
@@ -76,9 +80,10 @@ export async function nameTable(
 }
 
 /** The first of `count` neighbours that are junk; -1 where there are none that end before `limit`. */
-function findHole({ map, image }: Volume, count: number, limit: number): number {
+async function findHole({ map, image }: Volume, count: number, limit: number): Promise<number> {
   let length = 0;
   for (let cluster = 1; cluster < limit; cluster++) {
+    if (cluster % CLUSTERS_IN_TURN === 0) await nextTurn();
     const isHole = map.is(cluster, State.junk) && image.refcounts.covers(cluster);
     length = isHole ? length + 1 : 0;
     if (length === count) return cluster - count + 1;

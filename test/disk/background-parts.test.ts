@@ -14,6 +14,7 @@ const RESTING: Look = {
   reclaimable: 0,
   compactAfter: 10,
   isCompacting: false,
+  hasJustErased: false,
   isStable: true,
   hasFlushedMoves: false,
   hasUnfinishedMoves: false,
@@ -51,6 +52,11 @@ describe('C52', () => {
 
 test.each<[string, Partial<Look>]>([
   ['erase', { ...POOR, ...MOVING, last: 90 }],
+  ['update references', { ...POOR, ...MOVING, hasJustErased: true }],
+  ['compact', { ...POOR, hasJustErased: true }],
+  ['compact', { ...POOR, compactAfter: null, isCompacting: true, hasJustErased: true }],
+  ['erase', { ...POOR, compactAfter: null, hasJustErased: true }],
+  ['erase', { ...POOR, hasUnfinishedMoves: true, hasJustErased: true }],
   ['update references', { ...MOVING, junk: 20, reclaimable: 20, last: 90 }],
   ['compact', { junk: 11, reclaimable: 11, last: 90 }],
   ['compact', { keepErased: 0, reclaimable: 11 }],

@@ -52,6 +52,7 @@ export class Background {
   /** So much was reclaimable when nothing could be moved: not tried again before that changes. */
   #nothingAt = -1;
   #lastBefore = -1;
+  #hasJustErased = false;
   #pausedUntil = -Infinity;
 
   constructor({ context, compactAfter, throttle, begin }: BackgroundOptions) {
@@ -164,6 +165,7 @@ export class Background {
   async #step(): Promise<Decision> {
     if (this.#isStopping || this.#context.clock.now() < this.#pausedUntil) return 'wait';
     const decision = decide(this.#look());
+    this.#hasJustErased = decision === 'erase';
     if (decision === 'poll' || decision === 'wait') return decision;
     try {
       await this.#begin();
@@ -207,6 +209,7 @@ export class Background {
       compactAfter: isWanted ? this.#compactAfter : null,
       isCompacting,
       isStable: !isCompacting && isWanted && this.#watch.isStable(clock.now(), reclaimable),
+      hasJustErased: this.#hasJustErased,
       hasFlushedMoves: recycler.hasMoves(MoveState.flushed),
       hasUnfinishedMoves: recycler.unfinishedMoves,
       last,

@@ -13,6 +13,8 @@ export interface Look {
   isCompacting: boolean;
   /** What is reclaimable has not changed for a while, or not often enough to wait for it (C54). */
   isStable: boolean;
+  /** The last thing that was done was to erase. */
+  hasJustErased: boolean;
   hasFlushedMoves: boolean;
   hasUnfinishedMoves: boolean;
   /** The last cluster in use, now and at the last look. */
@@ -23,11 +25,17 @@ export interface Look {
 export type Decision = 'erase' | 'update references' | 'compact' | 'truncate' | 'poll' | 'wait';
 
 export function decide(look: Look): Decision {
-  if (look.pool < look.keepErased && look.junk > 0) return 'erase';
-  if (look.hasFlushedMoves) return 'update references';
   const hasEnough = look.compactAfter !== null && look.reclaimable > look.compactAfter;
   const isTime = look.isCompacting || (hasEnough && look.isStable);
-  if (isTime && !look.hasUnfinishedMoves) return 'compact';
+  const due = look.hasFlushedMoves
+    ? 'update references'
+    : isTime && !look.hasUnfinishedMoves
+      ? 'compact'
+      : null;
+  // A guest that writes empties the pool again and again: the others get every other turn.
+  const isPoor = look.pool < look.keepErased && look.junk > 0;
+  if (isPoor && (due === null || !look.hasJustErased)) return 'erase';
+  if (due !== null) return due;
   if (look.last < look.lastBefore) return 'truncate';
   return hasEnough && !isTime ? 'poll' : 'wait';
 }

@@ -9,15 +9,17 @@ export const MOST_POLLS = 6;
 export class JunkWatch {
   #lastPoll: { at: number; junk: number } | null = null;
   #polls = 0;
+  #isStable = false;
 
-  /** `now`: seconds. True once two polls agree, or after so many. */
+  /** `now`: seconds. True once two polls agree, or after so many; and from then on, since it may not be its turn. */
   isStable(now: number, junk: number): boolean {
+    if (this.#isStable) return true;
     const last = this.#lastPoll;
     if (last !== null && now - last.at < POLL_SECONDS) return false;
     this.#polls++;
-    const isStable = last?.junk === junk || this.#polls > MOST_POLLS;
+    this.#isStable = last?.junk === junk || this.#polls > MOST_POLLS;
     this.#lastPoll = { at: now, junk };
-    return isStable;
+    return this.#isStable;
   }
 
   /** Seconds until the next poll. */
@@ -28,5 +30,6 @@ export class JunkWatch {
   reset(): void {
     this.#lastPoll = null;
     this.#polls = 0;
+    this.#isStable = false;
   }
 }
