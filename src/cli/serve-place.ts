@@ -2,6 +2,7 @@
  * Where to listen: a socket that a dead server left is in nobody's way, one that somebody listens on stays. Of several servers
  * that begin or end at one path, one at a time looks and acts: each holds a lock on the folder meanwhile.
  */
+import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import net from 'node:net';
 import { dirname } from 'node:path';
@@ -18,7 +19,7 @@ const LOCK_EVERY_MS = 20;
 export interface Listening {
   /** Null where it is a socket of the file system. */
   port: number | null;
-  /** Takes no more clients; another server's socket that is at the path by now stays. */
+  /** Takes no more clients; what is at the path by now, if it is not our own, stays. Throws nothing. */
   leave: () => void;
 }
 
@@ -74,14 +75,31 @@ async function enterFolder(socket: string): Promise<() => void> {
   return () => fs.closeSync(fd);
 }
 
-/** The host removes whatever is at the path: what is not our own is out of its way meanwhile. */
+/** The host removes whatever is at the path: what is not our own is out of its way meanwhile. Throws nothing. */
 function leaveSocket(server: NbdServer, path: string, own: fs.Stats): void {
-  const found = fs.lstatSync(path, { throwIfNoEntry: false });
-  if (found === undefined || (found.ino === own.ino && found.dev === own.dev)) return server.stopListening();
-  const aside = `${path}.${process.pid}`;
-  fs.linkSync(path, aside);
+  const aside = `${path}.${randomBytes(6).toString('hex')}`;
+  const isAside = !isFreeOrOwn(path, own) && tryRename(path, aside);
   server.stopListening();
-  fs.renameSync(aside, path);
+  if (isAside) tryRename(aside, path);
+}
+
+function isFreeOrOwn(path: string, own: fs.Stats): boolean {
+  try {
+    const found = fs.lstatSync(path, { throwIfNoEntry: false });
+    return found === undefined || (found.ino === own.ino && found.dev === own.dev);
+  } catch {
+    return false;
+  }
+}
+
+/** What may not be renamed may not be removed either, and so is safe where it is. */
+function tryRename(from: string, to: string): boolean {
+  try {
+    fs.renameSync(from, to);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function cannotListen(where: string, reason: string, cause: unknown): QcowError {

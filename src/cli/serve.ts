@@ -60,17 +60,20 @@ async function serveImage(request: ServeRequest, report: ServeReport): Promise<n
     });
     const tell = (): void => report.status(status());
     process.on('SIGUSR1', tell);
+    // Whatever fails: a listener, or a client, would keep the process for ever.
+    let leave: () => void = () => undefined;
     try {
-      const { port, leave } = await listenAt(server, place);
-      const uri = uriOf(place, port, exportName, tls !== null);
+      const listening = await listenAt(server, place);
+      leave = listening.leave;
+      const uri = uriOf(place, listening.port, exportName, tls !== null);
       const { sizeBytes } = disk;
       report.ready({ path, uri, sizeBytes, readOnly, export: exportName, pid: process.pid });
       if (!request.quiet && canDraw(process.stderr) && !stops.signal.aborted)
         endLine = (await import('./serve-line.js')).showServing(process.stderr, status);
       await aborted(stops.signal);
+    } finally {
       leave();
       await server.stop();
-    } finally {
       await disk.close();
       process.off('SIGUSR1', tell);
     }

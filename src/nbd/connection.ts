@@ -20,6 +20,8 @@ import { Work } from './work.js';
 const NEGOTIATION_MS = 30_000;
 /** The same where TLS is to come first, of those who have not shown that they know it. */
 const HANDSHAKE_MS = 10_000;
+/** Each gives the client its time anew. */
+const MOST_COMMANDS = 1000;
 /** That a client has to take its last answers, once it asks for nothing more. */
 const FAREWELL_MS = 30_000;
 /** That a client has to close its side, once all is said. */
@@ -103,6 +105,7 @@ export class Connection {
     const { negotiationMs = NEGOTIATION_MS, handshakeMs = HANDSHAKE_MS, tls, door } = this.#options;
     const limit = (ms = negotiationMs): NodeJS.Timeout => setTimeout(() => this.cut(), ms);
     let timer = limit(tls === null ? negotiationMs : handshakeMs);
+    let commands = 0;
     door.arrive(this);
     try {
       let output = new Output(this.#socket);
@@ -114,7 +117,7 @@ export class Connection {
         if (outcome.kind === 'gone') return null;
         if (outcome.kind === 'control') {
           clearTimeout(timer);
-          door.excuse(this);
+          if (++commands > MOST_COMMANDS) throw new ProtocolError('too many commands on one connection');
           await this.#runCommand(outcome.command, output);
           door.arrive(this);
           timer = limit();
@@ -140,6 +143,7 @@ export class Connection {
         onBegin?.();
         return true;
       },
+      admitCommand: () => door.command(this),
       served,
       tls: tls === null ? 'none' : 'required',
       hasControl: control !== undefined && control !== null,
@@ -161,7 +165,13 @@ export class Connection {
       if (isHeard && !isSending) send(Reply.facts, facts);
       return isHeard;
     };
-    const gone = this.#input.ended().then(() => (isHeard = false));
+    let forget: () => void = () => undefined;
+    const gone = new Promise<never>((_, reject) => {
+      forget = this.#input.whenEnded(() => {
+        isHeard = false;
+        reject(new Disconnected('the client has gone'));
+      });
+    });
     const answered = control.run(command, tell).then(
       (facts) => {
         send(Reply.facts, facts);
@@ -169,8 +179,7 @@ export class Connection {
       },
       (error: unknown) => send(Reply.failed, control.failureFacts(error)),
     );
-    const isGone = await Promise.race([answered.then(() => false), gone.then(() => true)]);
-    if (isGone) throw new Disconnected('the client has gone');
+    await Promise.race([answered, gone]).finally(forget);
   }
 
   async #secure(): Promise<void> {

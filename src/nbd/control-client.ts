@@ -69,6 +69,8 @@ async function readAnswer(
     } else if (type === Reply.failed) return { facts: null, failure: factsOf(data, name) };
     else if (type === Reply.tlsRequired)
       throw noServer(name, 'it speaks TLS only', undefined, 'send SIGUSR1 to its process for the status');
+    else if (type === Reply.policy)
+      throw noServer(name, 'it has as many commands under way as it takes', undefined, 'end a waiting `now`');
     else if (type === Reply.shutdown) throw noServer(name, 'it is about to end');
     else throw noServer(name, 'what listens there is another NBD server, or an older one');
   }

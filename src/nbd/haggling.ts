@@ -26,6 +26,7 @@ const MOST_OPTION_BYTES = 64 << 10;
 const MOST_SKIPPED_BYTES = 64 << 20;
 
 const TOO_MANY = 'the server has as many clients as it takes';
+const TOO_MANY_COMMANDS = 'the server has as many commands under way as it takes';
 
 /** How the two talk from now on. */
 export interface Terms {
@@ -45,6 +46,8 @@ export interface HagglingOptions {
   isStopping: () => boolean;
   /** The client is to have the disk; false where there are too many. */
   admit: () => boolean;
+  /** The client's command is to be carried out; false where there are too many. */
+  admitCommand: () => boolean;
 }
 
 /** `terms`: the transmission begins. `tls`, `control`: to be done now. `gone`: by the client's wish. */
@@ -197,6 +200,7 @@ export class Haggling {
     if (!this.#options.hasControl) return this.#reply(Option.control, Reply.unsupported);
     const command = readText(data);
     if (!isControlCommand(command)) return this.#reply(Option.control, Reply.invalid);
+    if (!this.#options.admitCommand()) return this.#reply(Option.control, Reply.policy, TOO_MANY_COMMANDS);
     return { kind: 'control', command };
   }
 

@@ -21,7 +21,7 @@ export class Input {
   #hasEnded = false;
   #isDiscarding = false;
   #wake: (() => void) | null = null;
-  readonly #onEnd: (() => void)[] = [];
+  readonly #onEnd = new Set<() => void>();
 
   constructor(stream: Readable) {
     this.#stream = stream;
@@ -41,7 +41,8 @@ export class Input {
   readonly #end = (): void => {
     this.#hasEnded = true;
     this.#wakeUp();
-    for (const resolve of this.#onEnd.splice(0)) resolve();
+    for (const heard of this.#onEnd) heard();
+    this.#onEnd.clear();
   };
 
   /** Nothing more comes: whoever waits hears `Disconnected`, once what has come is used up. */
@@ -49,9 +50,11 @@ export class Input {
     this.#end();
   }
 
-  /** The client has gone, whether what it sent is used up or not. */
-  async ended(): Promise<void> {
-    if (!this.#hasEnded) await new Promise<void>((resolve) => this.#onEnd.push(resolve));
+  /** Calls `heard` once the client has gone, whether what it sent is used up or not, unless the answer is called before. */
+  whenEnded(heard: () => void): () => void {
+    if (this.#hasEnded) heard();
+    else this.#onEnd.add(heard);
+    return () => void this.#onEnd.delete(heard);
   }
 
   /** Bytes that have come and were not taken. */

@@ -15,7 +15,7 @@ import { type Traffic, noTraffic } from './traffic.js';
 const MOST_CLIENTS = 64;
 /** Who have not said yet what they want. */
 const MOST_NEWCOMERS = 32;
-/** Who command the server. */
+/** Who command the server, with all the time that it takes. */
 const MOST_COMMANDS = 16;
 /** Data of requests under way, beyond the floors. */
 const SHARED_BYTES = 24 << 20;
@@ -60,7 +60,7 @@ export class NbdServer {
       void this.#serve(socket);
     });
     const { mostClients = MOST_CLIENTS } = options;
-    this.#door = new Door(mostClients, MOST_NEWCOMERS);
+    this.#door = new Door(mostClients, MOST_NEWCOMERS, MOST_COMMANDS);
     this.#listener.maxConnections = mostClients + MOST_NEWCOMERS + MOST_COMMANDS;
   }
 

@@ -1,6 +1,7 @@
 /** Sockets of servers that come and go at one path. */
 import fs from 'node:fs';
 import net from 'node:net';
+import { dirname } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { type Listening, listenAt } from '../../src/cli/serve-place.js';
 import { QcowError } from '../../src/errors.js';
@@ -66,6 +67,50 @@ describe('servers that begin at one path', () => {
     expect(fs.readdirSync(socket.replace('/vm.sock', ''))).toEqual(['vm.sock']);
     second.leave();
     expect(fs.readdirSync(socket.replace('/vm.sock', ''))).toEqual([]);
+  });
+});
+
+describe('what has come to the path of a server stays there when it ends', () => {
+  const end = async (change: (socket: string) => void): Promise<string> => {
+    const socket = freshSocket();
+    const server = serverOf('');
+    const { leave } = await listenAt(server, { socket });
+    change(socket);
+    leave();
+    // Which a server that still listens refuses.
+    await server.listen({ port: 0, host: '127.0.0.1' });
+    return socket;
+  };
+
+  test('a folder', async () => {
+    const socket = await end((path) => {
+      fs.rmSync(path);
+      fs.mkdirSync(path);
+      fs.writeFileSync(`${path}/file`, '');
+    });
+    expect(fs.readdirSync(dirname(socket))).toEqual(['vm.sock']);
+    expect(fs.readdirSync(socket)).toEqual(['file']);
+  });
+
+  test('a file, and a link that leads nowhere', async () => {
+    const file = await end((path) => {
+      fs.rmSync(path);
+      fs.writeFileSync(path, 'own');
+    });
+    expect(fs.readFileSync(file, 'utf8')).toBe('own');
+    const link = await end((path) => {
+      fs.rmSync(path);
+      fs.symlinkSync('nowhere', path);
+    });
+    expect(fs.readdirSync(dirname(link))).toEqual(['vm.sock']);
+  });
+
+  test('even where it cannot be looked at', async () => {
+    const socket = await end((path) => {
+      fs.renameSync(dirname(path), `${dirname(path)}-before`);
+      fs.writeFileSync(dirname(path), 'a file');
+    });
+    expect(fs.readFileSync(dirname(socket), 'utf8')).toBe('a file');
   });
 });
 

@@ -357,6 +357,17 @@ describe('signals', () => {
     },
   );
 
+  test('SIGTERM ends it where a folder has come to the path of its socket', async () => {
+    const server = await serving('--socket', socket, image);
+    const client = await connect(socket);
+    fs.rmSync(socket);
+    fs.mkdirSync(socket);
+    onTestFinished(() => fs.rmSync(socket, { recursive: true }));
+    client.stream.on('end', () => client.stream.end());
+    expect(await server.stop()).toMatchObject({ status: 0, signal: null, stderr: '' });
+    expect(fs.statSync(socket).isDirectory()).toBe(true);
+  });
+
   test('without --json it says where it serves, and what it did; on a terminal meanwhile too', () => {
     const words = [process.execPath, CLI, 'serve', '--socket', socket, image]
       .map((word) => `'${word}'`)

@@ -1,11 +1,14 @@
 /** Commands to the server itself, among those to the disk: byte by byte, and by the client that the command line has. */
 import net from 'node:net';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { Control, Facts } from '../../src/nbd/control.js';
 import { askServer } from '../../src/nbd/control-client.js';
+import { Door } from '../../src/nbd/door.js';
+import { Input } from '../../src/nbd/input.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
 import { CMD, Gone, OPT, REP, goData, optionBytes, u32 } from './client.js';
 import { MemoryDisk } from './memory-disk.js';
+import { pair } from './pair.js';
 import { connectTo, serveAt } from './served.js';
 
 const CONTROL = 0x71636f77;
@@ -145,6 +148,98 @@ describe('the option', () => {
     await client.greet();
     expect(await client.option(CONTROL, Buffer.from('status'))).toMatchObject([{ type: REP.TLS_REQD }]);
     expect(control.asked).toEqual([]);
+  });
+});
+
+describe('who commands', () => {
+  const now = optionBytes(CONTROL, Buffer.from('now'));
+
+  test('is one of 16, whatever their time; beyond that commands are refused, and nobody is kept out', async () => {
+    const control = new HeldControl();
+    const path = directory.path('many.sock');
+    const { connect } = await serveAt(path, new MemoryDisk(4096), { control });
+    const commanders = [];
+    for (let i = 0; i < 16; i++) {
+      commanders.push(connect());
+      await commanders[i]!.greet();
+      const begun = control.begun();
+      commanders[i]!.send(now);
+      await begun;
+    }
+    // More than there is room for at the door.
+    const refused = [];
+    for (let i = 0; i < 80; i++) {
+      refused.push(connect());
+      await refused[i]!.greet();
+      refused[i]!.send(now);
+      expect(await refused[i]!.optionAnswer()).toMatchObject({ type: REP.POLICY });
+    }
+    await expect(askServer({ path }, 'vm', 'status', () => undefined)).rejects.toMatchObject({
+      code: 'NO_SERVER',
+      message: /it has as many commands under way as it takes/,
+    });
+    expect(control.asked).toHaveLength(16);
+    // One that was refused may go on.
+    await refused.at(-1)!.option(OPT.GO, goData());
+    const clients = await Promise.all(Array.from({ length: 20 }, () => connect().begin()));
+    for (const client of [refused.at(-1)!, ...clients])
+      expect((await client.ask(CMD.READ, { length: 16 })).error).toBe(0);
+
+    // The end of one, and that of its connection, make room again.
+    control.finish({});
+    expect((await commanders[15]!.optionAnswer()).type).toBe(FACTS);
+    expect((await commanders[15]!.optionAnswer()).type).toBe(REP.ACK);
+    expect((await commanders[15]!.option(CONTROL, Buffer.from('status')))[0]!.type).toBe(FACTS);
+    const begun = control.begun();
+    commanders[15]!.send(now);
+    await begun;
+    commanders[0]!.stream.destroy();
+    await expect
+      .poll(() => askServer({ path }, 'vm', 'status', () => undefined).catch(() => null))
+      .toEqual({ facts: { junkBytes: 7 }, failure: null });
+  });
+
+  test('has to make room for the next again, once the command is done', async () => {
+    const door = new Door(1, 1, 1);
+    const { client, ended } = connectTo(new MemoryDisk(4096), { control: new HeldControl(), door });
+    await client.greet();
+    await client.option(CONTROL, Buffer.from('status'));
+    door.arrive({ cut: () => undefined });
+    expect(await ended).toBeNull();
+    await expect(client.take(1)).rejects.toThrow(Gone);
+  });
+
+  test('leaves nothing behind, command by command, and is cut off after a thousand', async () => {
+    let listeners = 0;
+    const original = Reflect.get(Input.prototype, 'whenEnded');
+    const spy = vi.spyOn(Input.prototype, 'whenEnded').mockImplementation(function (this: Input, heard) {
+      listeners++;
+      const forget = original.call(this, heard);
+      return () => {
+        listeners--;
+        forget();
+      };
+    });
+    onTestFinished(() => spy.mockRestore());
+    const { client, ended } = connectTo(new MemoryDisk(4096), { control: new HeldControl() });
+    await client.greet();
+    const status = (): Promise<unknown> => client.option(CONTROL, Buffer.from('status'));
+    for (let i = 0; i < 1000; i++) await status();
+    expect([spy.mock.calls.length, listeners]).toEqual([1000, 0]);
+    await expect(status()).rejects.toThrow(Gone);
+    expect((await ended)?.message).toBe('too many commands on one connection');
+  });
+
+  test('hears of an end as long as it listens, and of one that was before', () => {
+    const [stream] = pair();
+    const input = new Input(stream);
+    const heard: string[] = [];
+    input.whenEnded(() => heard.push('kept'));
+    input.whenEnded(() => heard.push('forgotten'))();
+    input.end();
+    input.end();
+    input.whenEnded(() => heard.push('late'));
+    expect(heard).toEqual(['kept', 'late']);
   });
 });
 

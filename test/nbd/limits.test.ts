@@ -9,7 +9,7 @@ import { Random } from '../support/random.js';
 import { temporaryDirectory } from '../support-tests/temporary-directory.js';
 import { CMD, Client, Gone, OPT, optionBytes, requestBytes } from './client.js';
 import { MemoryDisk } from './memory-disk.js';
-import { serveAt } from './served.js';
+import { connectTo, serveAt } from './served.js';
 
 const MIB = 1 << 20;
 const SHARED = 24 * MIB;
@@ -125,6 +125,41 @@ describe('short answers that nobody takes', () => {
     expect(left).toBeGreaterThan(0.5 * count * bytes.length);
     client.stream.destroy();
   });
+});
+
+test('long answers of block status that nobody takes are not even made', async () => {
+  // Every other page is zero: as many extents as a reply may have.
+  const disk = new MemoryDisk(16 * MIB);
+  for (let at = 0; at < disk.sizeBytes; at += 8192) disk.bytes[at] = 1;
+  const { client } = connectTo(disk);
+  await client.begin();
+  client.stream.pause();
+  const cookies = Array.from({ length: 100 }, () =>
+    client.request(CMD.BLOCK_STATUS, { length: disk.sizeBytes }),
+  );
+  // 32 KiB each.
+  expect(await settled(() => disk.log.length)).toBeLessThan(20);
+  client.stream.resume();
+  for (const cookie of cookies) expect(await client.answer()).toMatchObject({ cookie, error: 0 });
+  expect(disk.log).toHaveLength(100);
+});
+
+test('nothing more is read for a client that has gone while its request waited for room', async () => {
+  const disk = filled(4 * MIB);
+  const budget = new Budget(0, PIECE_BYTES);
+  const { client, connection, ended } = connectTo(disk, { budget });
+  await client.begin();
+  let goOn: () => void = () => undefined;
+  disk.before = () => new Promise((resolve) => (goOn = resolve));
+  client.request(CMD.READ, { length: 4 * MIB });
+  while (disk.atWork === 0) await sleep(1);
+  connection.cut();
+  disk.before = () => undefined;
+  goOn();
+  await ended;
+  // The piece that had its room.
+  expect(bytesRead(disk)).toBe(PIECE_BYTES);
+  expect(budget.heldBytes).toBe(0);
 });
 
 test('a client that stops amidst its data holds a piece, and nobody else', async () => {

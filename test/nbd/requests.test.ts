@@ -1,5 +1,6 @@
 /** Requests and their answers, over a disk in memory. */
-import { describe, expect, test } from 'vitest';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { QcowError } from '../../src/errors.js';
 import { PIECE_BYTES } from '../../src/nbd/buffer-pool.js';
 import { Random } from '../support/random.js';
@@ -416,6 +417,24 @@ describe('the end', () => {
     connection.stop();
     goOn();
     expect(await client.answer()).toMatchObject({ cookie: first, error: 0 });
+    client.stream.end();
+    expect(await ended).toBeNull();
+  });
+
+  test('a stop lets go nobody who asks again soon after he had his answer', async () => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+    onTestFinished(() => void vi.useRealTimers());
+    const { client, connection, ended } = connectTo(new MemoryDisk(512));
+    await client.begin();
+    connection.stop();
+    for (let i = 0; i < 3; i++) {
+      // He is looked at once, and found to wait for nothing.
+      vi.advanceTimersByTime(20);
+      await nextTurn();
+      expect((await client.ask(CMD.FLUSH)).error).toBe(ERR.ESHUTDOWN);
+    }
+    vi.advanceTimersByTime(40);
+    expect(await client.rest()).toHaveLength(0);
     client.stream.end();
     expect(await ended).toBeNull();
   });

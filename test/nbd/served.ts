@@ -32,7 +32,7 @@ export function connectTo(
     served: { name: options.name ?? '', disk },
     ...{ tls: null, budget, pool: new BufferPool(), traffic: noTraffic() },
     onFailure: (error) => failures.push(error),
-    door: new Door(1, 1),
+    door: new Door(1, 1, 1),
     ...options,
   });
   return { client: new Client(ours), connection, budget, failures, ended: connection.run() };

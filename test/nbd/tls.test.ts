@@ -39,11 +39,16 @@ async function serve(disk: MemoryDisk, { verifies = false } = {}) {
   return { ...served, path, plain };
 }
 
-/** As a client does that wants TLS. Rejects where the handshake fails. */
-async function secure(path: string, options: tls.ConnectionOptions = {}): Promise<Client> {
+/** As a client does that wants TLS, once `meanwhile` is done. Rejects where the handshake fails. */
+async function secure(
+  path: string,
+  options: tls.ConnectionOptions = {},
+  meanwhile: () => Promise<void> | void = () => undefined,
+): Promise<Client> {
   const socket = net.connect({ path });
   const before = new Client(socket);
   await before.greet();
+  await meanwhile();
   const [answer] = await before.option(OPT.STARTTLS);
   expect(answer!.type).toBe(REP.ACK);
   socket.removeAllListeners('data');
@@ -165,6 +170,20 @@ describe('with an authority for clients', () => {
       expect(problems[0]?.message).toMatch(/^TLS failed: /);
     },
   );
+});
+
+test('who has spoken TLS is cut off for those who come behind those who have not', async () => {
+  const { path, plain } = await serve(new MemoryDisk(512));
+  const silent: Client[] = [];
+  // All the room that there is at the door.
+  const client = await secure(path, {}, async () => {
+    for (let i = 0; i < 31; i++) silent.push(await plain());
+  });
+  await client.option(OPT.LIST);
+  await plain();
+  expect(await silent[0]!.rest()).toHaveLength(0);
+  await goWithin(client);
+  expect((await client.ask(CMD.FLUSH)).error).toBe(0);
 });
 
 test('versions before 1.2 are refused', async () => {

@@ -13,6 +13,7 @@ function burn(ms: number): void {
 test.each([
   ['BLOCK_STATUS', CMD.BLOCK_STATUS, FLAG.REQ_ONE],
   ['CACHE', CMD.CACHE, 0],
+  ['READ', CMD.READ, 0],
 ])('%s of many requests', async (_, command, flags) => {
   const disk = new MemoryDisk(4096);
   disk.before = () => burn(2);
