@@ -54,6 +54,8 @@ export class ClusterMap {
   #states: Uint8Array;
   #count: number;
   readonly #counts = new Array<number>(STATE_COUNT).fill(0);
+  /** No cluster before it is junk. */
+  #junkFrom = 0;
   /** Called after every change that can create work (C10). */
   onChange: () => void = () => undefined;
   /** Clusters that left `erased` or `leaving` while a barrier was in flight; null when none is (C49, C50). */
@@ -84,6 +86,12 @@ export class ClusterMap {
     return cluster < this.#count && this.#states[cluster] === state;
   }
 
+  /** The first junk cluster; the end of the file where there is none. Many steps would else each look through the whole file. */
+  get firstJunk(): number {
+    while (this.#junkFrom < this.#count && this.#states[this.#junkFrom] !== State.junk) this.#junkFrom++;
+    return this.#junkFrom;
+  }
+
   countOf(state: State): number {
     return this.#counts[state]!;
   }
@@ -110,6 +118,7 @@ export class ClusterMap {
     }
     for (const cluster of clusters) {
       if (from === State.erased || from === State.leaving) this.#leftDuringBarrier?.add(cluster);
+      if (to === State.junk) this.#junkFrom = Math.min(this.#junkFrom, cluster);
     }
     this.#counts[from]! -= clusters.length;
     this.#counts[to]! += clusters.length;

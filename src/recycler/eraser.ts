@@ -10,23 +10,20 @@ export interface EraseStep {
   clusters: number;
   /** Of these, what already read as zeroes because the host file has a hole there. */
   holes: number;
-  /** Where the next step begins to look: without it many steps would each look through the whole file. */
-  next: number;
 }
 
 /**
- * Takes up to `amount` junk clusters, from cluster `from` on and then from the front, and makes them read as
- * zeroes; `described`: only those that have a refcount block. All or nothing: after the first failed write all are junk again and the error goes up (C18).
+ * Takes up to `amount` junk clusters, those at the front first, and makes them read as zeroes: new data come there, and not to
+ * the end of a file that is to get shorter.  `described`: only those that have a refcount block. All or nothing: after the first failed write all are junk again and the error goes up (C18).
  */
 export async function eraseJunk(
   volume: Volume,
   amount: number,
   punch: boolean,
-  from = 1,
   described = false,
 ): Promise<EraseStep> {
   const { map, clusterBytes, device } = volume;
-  const taken = takeJunk(volume, amount, from, described);
+  const taken = takeJunk(volume, amount, described);
   const all = taken.flatMap(({ first, count }) => range(first, count));
   map.transition(all, State.junk, State.held);
   let holes = 0;
@@ -39,13 +36,7 @@ export async function eraseJunk(
     throw error;
   }
   map.transition(all, State.held, State.erased);
-  const last = taken.at(-1);
-  return {
-    erased: taken,
-    clusters: all.length,
-    holes,
-    next: last === undefined ? 1 : last.first + last.count,
-  };
+  return { erased: taken, clusters: all.length, holes };
 }
 
 /** Clusters to erase so that the pool has `keepErased`, as far as the junk goes (C16). */
@@ -57,22 +48,17 @@ export function amountToErase(map: ClusterMap, keepErased: number): number {
 function takeJunk(
   { map, image: { refcounts } }: Volume,
   amount: number,
-  from: number,
   described: boolean,
 ): { first: number; count: number }[] {
   const taken: { first: number; count: number }[] = [];
   let left = Math.min(amount, map.countOf(State.junk));
-  const takeFrom = (start: number, end: number) => {
-    for (let cluster = start; cluster < end && left > 0; cluster++) {
-      if (!map.is(cluster, State.junk) || (described && !refcounts.covers(cluster))) continue;
-      const last = taken.at(-1);
-      if (last !== undefined && last.first + last.count === cluster) last.count++;
-      else taken.push({ first: cluster, count: 1 });
-      left--;
-    }
-  };
-  takeFrom(from, map.clusterCount);
-  takeFrom(1, Math.min(from, map.clusterCount));
+  for (let cluster = map.firstJunk; cluster < map.clusterCount && left > 0; cluster++) {
+    if (!map.is(cluster, State.junk) || (described && !refcounts.covers(cluster))) continue;
+    const last = taken.at(-1);
+    if (last !== undefined && last.first + last.count === cluster) last.count++;
+    else taken.push({ first: cluster, count: 1 });
+    left--;
+  }
   return taken;
 }
 

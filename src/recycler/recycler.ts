@@ -47,7 +47,6 @@ export class Recycler {
   readonly #counting = new Mutex();
   #failure: Error | null = null;
   #blockedCalls = 0;
-  #eraseFrom = 1;
   barriers = 0;
   referencesUpdated = 0;
   clustersErased = 0;
@@ -344,8 +343,7 @@ export class Recycler {
    */
   async erase(amount: number, punch: boolean, count: 0 | 1 = 0): Promise<EraseStep> {
     this.#requireWorking();
-    const step = await eraseJunk(this.volume, amount, punch, this.#eraseFrom, count > 0);
-    this.#eraseFrom = step.next;
+    const step = await eraseJunk(this.volume, amount, punch, count > 0);
     // A leaked cluster becomes free for the guest only with its refcount at zero.
     for (const { first, count: clusters } of step.erased) {
       for (const cluster of range(first, clusters)) this.#setCount(cluster, count);

@@ -207,6 +207,20 @@ describe('the pool', () => {
     await disk.close();
   });
 
+  test('is made of the junk that lies first, also of what became junk behind the last filling', async () => {
+    const rig = await rigFor(
+      image({ clusterBits: 12, virtualSize: 64 * CLUSTER, seed: 5 })
+        .writeRange(0, 10)
+        .layout({ gap: 8, arrange: inOrder('L1', 'L2', 'junk', 'data') })
+        .build(),
+    );
+    const allocator = new Allocator(rig.recycler, 4 * CLUSTER);
+    const first = await allocator.allocate(4);
+    expect(first.map((cluster) => cluster - first[0]!)).toEqual([0, 1, 2, 3]);
+    rig.recycler.giveBack(first.slice(0, 2));
+    expect(await allocator.allocate(2)).toEqual(first.slice(0, 2));
+  });
+
   test('that could not be counted is no pool: it is junk again, and used later', async () => {
     const { bytes } = image({ clusterBits: 12, virtualSize: 400 * CLUSTER, seed: 1 })
       .writeRange(0, 100)
