@@ -5,6 +5,8 @@
 
 /** At one stretch. */
 const MOST_MS = 5;
+/** Steps that together are far shorter. */
+const STEPS = 1 << 14;
 
 /** All that have given way, in their order: one goes on in each turn of the event loop. */
 const waiting: (() => void)[] = [];
@@ -12,10 +14,16 @@ const waiting: (() => void)[] = [];
 /** Of one loop. */
 export class Pace {
   #since = performance.now();
+  #steps = 0;
 
   /** It is time to give way. */
   get isOver(): boolean {
     return performance.now() - this.#since > MOST_MS;
+  }
+
+  /** The same for loops of steps so short that the clock is looked at after many of them only. */
+  get isOverAfterStep(): boolean {
+    return ++this.#steps % STEPS === 0 && this.isOver;
   }
 
   /** The loop has waited for the host. */

@@ -9,7 +9,6 @@ import { canDraw } from './progress.js';
 import { failureOf, type NowFacts } from './serve-control.js';
 import { type StatusFacts, statusLines } from './serve-status.js';
 import { humanBytes, humanDuration } from './units.js';
-import { UsageError } from './usage-error.js';
 
 /** The exit status; all errors are reported here. */
 export async function control(command: ControlCommand, argv: string[]): Promise<number> {
@@ -18,11 +17,10 @@ export async function control(command: ControlCommand, argv: string[]): Promise<
     request = readControlLine(command, argv);
     return request === null ? 0 : await ask(command, request);
   } catch (error) {
-    const isUsage = error instanceof UsageError;
-    const { code, message, exitStatus } = isUsage ? error : failureOf(error);
-    reportFailure({ code, message, exitStatus }, request?.json ?? argv.includes('--json'));
+    const failure = failureOf(error);
+    reportFailure(failure, request?.json ?? argv.includes('--json'));
     if (request?.debug === true) process.stderr.write(`${inspect(error)}\n`);
-    return exitStatus;
+    return failure.exitStatus;
   }
 }
 

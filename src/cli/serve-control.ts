@@ -4,6 +4,7 @@ import { QcowError } from '../errors.js';
 import type { Control, Facts } from '../nbd/control.js';
 import { describeFailure, type Failure } from './outcome.js';
 import type { StatusFacts } from './serve-status.js';
+import { UsageError } from './usage-error.js';
 
 /** Between two tellings of how far a compaction is. */
 const TELL_EVERY_MS = 250;
@@ -16,7 +17,12 @@ export interface NowFacts {
   seconds: number;
 }
 
+/** Of a wrong command line too. */
 export function failureOf(error: unknown): Failure {
+  if (error instanceof UsageError) {
+    const { code, message, exitStatus } = error;
+    return { code, message, exitStatus };
+  }
   return describeFailure(error, 'compact', { QcowError });
 }
 

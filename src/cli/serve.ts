@@ -22,12 +22,11 @@ export async function serve(argv: string[]): Promise<number> {
     request = readServeLine(argv);
     return request === null ? 0 : await serveImage(request, reportFor(request.json, request));
   } catch (error) {
-    const isUsage = error instanceof UsageError;
-    const { code, message, exitStatus } = isUsage ? error : failureOf(error);
+    const failure = failureOf(error);
     const report = reportFor(request?.json ?? argv.includes('--json'), request);
-    report.failed({ code, message, exitStatus }, isUsage ? null : (request?.path ?? null));
+    report.failed(failure, error instanceof UsageError ? null : (request?.path ?? null));
     if (request?.debug === true) process.stderr.write(`${inspect(error)}\n`);
-    return exitStatus;
+    return failure.exitStatus;
   }
 }
 

@@ -96,6 +96,11 @@ export class ClusterMap {
     return this.#counts[state]!;
   }
 
+  /** Clusters that are ready for new data, or will be with the next barrier. */
+  get pooled(): number {
+    return this.countOf(State.erased) + this.countOf(State.available);
+  }
+
   /** Moves every listed cluster from one state to another; all are checked before any changes (C3). */
   transition(clusters: ClusterList, from: State, to: State): void {
     if (!LEGAL.has(from * STATE_COUNT + to)) {

@@ -41,8 +41,7 @@ export async function eraseJunk(
 
 /** Clusters to erase so that the pool has `keepErased`, as far as the junk goes (C16). */
 export function amountToErase(map: ClusterMap, keepErased: number): number {
-  const pool = map.countOf(State.erased) + map.countOf(State.available);
-  return Math.max(0, Math.min(map.countOf(State.junk), keepErased - pool));
+  return Math.max(0, Math.min(map.countOf(State.junk), keepErased - map.pooled));
 }
 
 function takeJunk(

@@ -1,16 +1,13 @@
 /** The refcount table at another place, beside clients: durable there before the header names it (I4). */
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { SECTOR } from '../device/block-device.js';
 import { REFCOUNT_TABLE_CLUSTERS_AT, REFCOUNT_TABLE_OFFSET_AT } from '../format/header.js';
 import { viewOf, writeWord } from '../format/words.js';
 import { Kind } from '../image/host-clusters.js';
+import { Pace } from '../pace.js';
 import { State } from './cluster-map.js';
 import { range } from './eraser.js';
 import type { Recycler } from './recycler.js';
 import type { Volume } from './volume.js';
-
-/** Clusters that are looked at in one turn of the event loop. */
-const CLUSTERS_IN_TURN = 1 << 18;
 
 /**
  * Puts the table into the first hole that holds it, before `limit`, without the room beyond its last entry. False where there
@@ -81,9 +78,10 @@ export async function nameTable(
 
 /** The first of `count` neighbours that are junk; -1 where there are none that end before `limit`. */
 async function findHole({ map, image }: Volume, count: number, limit: number): Promise<number> {
+  const pace = new Pace();
   let length = 0;
-  for (let cluster = 1; cluster < limit; cluster++) {
-    if (cluster % CLUSTERS_IN_TURN === 0) await nextTurn();
+  for (let cluster = map.firstJunk; cluster < limit; cluster++) {
+    if (pace.isOverAfterStep) await pace.giveWay();
     const isHole = map.is(cluster, State.junk) && image.refcounts.covers(cluster);
     length = isHole ? length + 1 : 0;
     if (length === count) return cluster - count + 1;

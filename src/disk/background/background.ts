@@ -181,8 +181,7 @@ export class Background {
   #reclaimable(): number {
     const { recycler, keepErased } = this.#context;
     const { map } = recycler;
-    const pool = map.countOf(State.erased) + map.countOf(State.available);
-    return map.countOf(State.junk) + Math.max(0, pool - keepErased);
+    return map.countOf(State.junk) + Math.max(0, map.pooled - keepErased);
   }
 
   #look(): Look {
@@ -191,7 +190,6 @@ export class Background {
     const { blocks, perBlock } = recycler.volume.image.refcounts;
     // What no refcount block can describe yet cannot be erased for the pool.
     const undescribed = Math.max(0, map.clusterCount - blocks.length * perBlock);
-    const pool = map.countOf(State.erased) + map.countOf(State.available);
     const junk = map.countOf(State.junk);
     const reclaimable = this.#reclaimable();
     const isWanted =
@@ -203,7 +201,7 @@ export class Background {
     this.#lastBefore = Math.max(last, lastBefore);
     return {
       keepErased,
-      pool,
+      pool: map.pooled,
       junk: Math.max(0, junk - undescribed),
       reclaimable,
       compactAfter: isWanted ? this.#compactAfter : null,

@@ -45,8 +45,7 @@ export class FileEnd {
   /** Clusters of a file without junk. */
   get #wantedClusters(): number {
     const { map } = this.#context.recycler;
-    const pools = map.countOf(State.junk) + map.countOf(State.erased) + map.countOf(State.available);
-    return map.clusterCount - pools + this.#context.keepErased;
+    return map.clusterCount - map.countOf(State.junk) - map.pooled + this.#context.keepErased;
   }
 
   async #cut(): Promise<void> {

@@ -3,8 +3,8 @@
  * neighbours. Kinds take turns, so that no table is copied in the round in which what it names moves. Tables of several
  * clusters stay where they are, and so do compressed extents and what a live table may not let go of yet.
  */
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Kind } from '../../image/host-clusters.js';
+import { Pace } from '../../pace.js';
 import { State } from '../../recycler/cluster-map.js';
 import type { Volume } from '../../recycler/volume.js';
 
@@ -14,9 +14,6 @@ const TURNS: readonly (readonly Kind[])[] = [
   [Kind.l2Table],
   [Kind.refcountBlock],
 ];
-
-/** Clusters that are looked at in one turn of the event loop: some milliseconds. */
-const CLUSTERS_IN_TURN = 1 << 18;
 
 const MOVABLE = new Set(TURNS.flat());
 
@@ -46,16 +43,16 @@ async function planKinds(
 ): Promise<LivePlan | null> {
   const sources: number[] = [];
   const destinations: number[] = [];
-  let hole = 0;
-  let looked = 0;
+  const pace = new Pace();
+  let hole = volume.map.firstJunk - 1;
   for (let source = volume.map.clusterCount - 1; source > hole && sources.length < mostMoves; source--) {
-    if (++looked % CLUSTERS_IN_TURN === 0) await nextTurn();
+    if (pace.isOverAfterStep) await pace.giveWay();
     // What lies before it gains nothing by moving.
     if (stays(volume, source)) break;
     if (!mayMove(volume, kinds, source)) continue;
     do {
       hole++;
-      if (++looked % CLUSTERS_IN_TURN === 0) await nextTurn();
+      if (pace.isOverAfterStep) await pace.giveWay();
     } while (hole < source && !isHole(volume, hole));
     if (hole >= source) break;
     sources.push(source);
@@ -76,9 +73,9 @@ function stays({ map, clusters, pins }: Volume, cluster: number): boolean {
 
 /** The last cluster that stays, -1 where there is none. */
 export async function lastThatStays(volume: Volume): Promise<number> {
-  let looked = 0;
+  const pace = new Pace();
   for (let cluster = volume.map.clusterCount - 1; cluster >= 0; cluster--) {
-    if (++looked % CLUSTERS_IN_TURN === 0) await nextTurn();
+    if (pace.isOverAfterStep) await pace.giveWay();
     if (stays(volume, cluster)) return cluster;
   }
   return -1;
